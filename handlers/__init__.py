@@ -1,0 +1,1 @@
+"""What reacts: one file for each stage of the method, and what the stages share."""

@@ -1,0 +1,38 @@
+"""From an answer to an outcome: the one place where a rollout becomes a success or a failure."""
+
+from __future__ import annotations
+
+from handlers.judging.exact import exact_match
+from handlers.judging.model import judge_messages, parse_verdict
+from runtime.errors import InfrastructureError
+from runtime.services import Services
+from store.calls import WHOLE_TRAJECTORY
+from store.events import Outcome
+from store.tasks import Task
+from store.trajectories import Trajectory
+
+_ATTEMPTS = 3
+
+
+async def judge_answer(services: Services, trajectory: Trajectory, task: Task, answer: str) -> Outcome:
+    """Judge the answer of a rollout by the run's method.
+
+    Raises:
+        InfrastructureError: the judge could not be reached, or never gave a readable verdict: then nothing is known.
+    """
+    gold = task.answer
+    assert gold is not None  # tasks without an answer are refused when they are handed in
+    if services.settings.judge.method == "exact":
+        return "success" if exact_match(answer, gold) else "failure"
+    if not answer.strip():
+        return "failure"
+    journal = await services.models.journal(trajectory, task)
+    messages = judge_messages(task.question, gold, answer)
+    for attempt in range(_ATTEMPTS):
+        reply = await journal.ask(
+            role="judge", module="judge", step=WHOLE_TRAJECTORY, messages=messages, ordinal=attempt
+        )
+        verdict = parse_verdict(reply.content)
+        if verdict is not None:
+            return "success" if verdict else "failure"
+    raise InfrastructureError(f"the judge gave no readable verdict in {_ATTEMPTS} attempts on {trajectory.label}")

@@ -1,0 +1,73 @@
+"""What collect and verify share: running rollouts, judging how they ended, and recording it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+
+import anyio
+
+from handlers.judging.outcome import judge_answer
+from runtime.errors import InfrastructureError
+from runtime.executor import Rank
+from runtime.rollout import Ended
+from runtime.services import Services
+from store.events import Event, Outcome
+from store.tasks import Task
+from store.trajectories import Fork, Trajectory, begin_trajectory, end_trajectory, load_trajectory
+from store.transaction import Transaction
+
+Completed = Callable[[Trajectory, Ended, Outcome], Event]
+
+
+async def roll_out(
+    services: Services, task: Task, *, ordinal: int, fork: Fork | None, rank: Rank, completed: Completed
+) -> Outcome:
+    """Bring one rollout to a judged end, or find that it has one.
+
+    Args:
+        completed: the event that tells of the end; it is published once.
+
+    Raises:
+        InfrastructureError: it could not be brought to an end; it is recorded as an error and can be tried again.
+    """
+    database = services.database
+    identifier = await database.write(partial(begin_trajectory, task=task.id, ordinal=ordinal, fork=fork))
+    trajectory = await load_trajectory(database, identifier)
+    if trajectory.outcome is not None:
+        return trajectory.outcome
+    try:
+        ended = await services.executor.run(trajectory, task, rank)
+        outcome = await judge_answer(services, trajectory, task, ended.answer.output)
+    except InfrastructureError as error:
+        await database.save(partial(end_trajectory, identifier=identifier, outcome="error", error=str(error)))
+        raise
+
+    def write(transaction: Transaction) -> None:
+        end_trajectory(transaction, identifier, outcome=outcome, stop_reason=ended.reason, answer=ended.answer.output)
+        transaction.publish(completed(trajectory, ended, outcome))
+
+    await database.save(write)
+    return outcome
+
+
+async def finish_all(work: Iterable[Callable[[], Awaitable[object]]]) -> None:
+    """Run pieces of work side by side; one that fails does not stop the others.
+
+    Raises:
+        InfrastructureError: some failed, after all have ended; the message is that of the first.
+    """
+    failures: list[InfrastructureError] = []
+
+    async def run(piece: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await piece()
+        except InfrastructureError as error:
+            failures.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        for piece in work:
+            tasks.start_soon(run, piece)
+    if failures:
+        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+        raise InfrastructureError(f"{failures[0]}{more}") from failures[0]

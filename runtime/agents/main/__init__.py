@@ -1,0 +1,1 @@
+"""The main agent: plans, writes Python, and gives the final result."""

@@ -1,0 +1,35 @@
+"""What commands write: data on stdout, one JSON object where a program reads it, messages for people on stderr."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from store.jsontypes import JsonValue
+
+
+def write_data(text: str) -> None:
+    """Write data to stdout, ending in a line break."""
+    sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+
+
+def write_json(value: Mapping[str, JsonValue]) -> None:
+    """Write one JSON object, indented, to stdout."""
+    # Imported here because the help page, which needs this module for its errors, must not wait for it.
+    import orjson
+
+    write_data(orjson.dumps(dict(value), option=orjson.OPT_INDENT_2).decode())
+
+
+def say(text: str) -> None:
+    """Write a message for people to stderr."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def say_error(text: str) -> None:
+    """Write an error to stderr in the one form that all commands share."""
+    say(f"error: {text}")

@@ -1,0 +1,73 @@
+"""A run's numbers for people: what a newcomer needs to understand what was made, and at what price."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from store.export import Pair
+from store.jsontypes import JsonValue
+from store.summary import Summary
+
+
+def summary_json(summary: Summary, *, dataset: Path | None) -> dict[str, JsonValue]:
+    """The one object that `--json` prints."""
+    return {**summary.as_json(), "dataset": None if dataset is None else str(dataset)}
+
+
+def summary_text(summary: Summary, *, dataset: Path | None, log: Path | None) -> str:
+    """The same as a table."""
+    rows = list(_rows(summary))
+    if dataset is not None:
+        rows.append(("dataset", str(dataset)))
+    if log is not None:
+        rows.append(("log", str(log)))
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def pair_text(pair: Pair) -> str:
+    """A pair in full, so that one sees what a trainer will learn from."""
+    evidence = pair.evidence
+    parts = [
+        f"── pair {pair.id}: task {pair.task}, trajectory {pair.trajectory}, step {pair.step} ──",
+        *(f"[{message.role}]\n{message.content}\n" for message in pair.prompt),
+        f"── chosen (PRM score {pair.chosen_score:.2f}; {evidence.successes} of {evidence.rollouts} branches) ──",
+        pair.chosen,
+        f"── rejected (PRM score {pair.rejected_score:.2f}; the trajectory failed) ──",
+        pair.rejected,
+    ]
+    return "\n".join(parts)
+
+
+def _rows(summary: Summary) -> Iterator[tuple[str, str]]:
+    done, branches, controls = summary.trajectories, summary.branches, summary.controls
+    yield "tasks", f"{summary.tasks_finished} of {summary.tasks} finished"
+    yield "trajectories", f"{done.success} success, {done.failure} failure{_errors(done.error)}"
+    unscored = f", {summary.steps_unscored} could not be scored" if summary.steps_unscored else ""
+    yield "steps scored", f"{summary.steps_scored} of {summary.failed_steps} in failed trajectories{unscored}"
+    yield "candidate critical steps", str(summary.critical_candidates)
+    yield "branches", f"{branches.success} verified, {branches.failure} refuted{_errors(branches.error)}"
+    if controls.success or controls.failure or controls.error:
+        yield "controls", f"{controls.success} success, {controls.failure} failure{_errors(controls.error)}"
+    yield "preference pairs", str(summary.pairs)
+    if summary.supervised_share is not None:
+        yield "steps supervised", f"{summary.supervised_share:.1%} of the steps of failed trajectories"
+    yield "model calls", _by_role(summary.calls)
+    yield "tokens", _by_role(summary.tokens)
+    if summary.pairs:
+        calls, tokens = sum(summary.calls.values()), sum(summary.tokens.values())
+        yield "per pair", f"{calls / summary.pairs:,.0f} calls, {tokens / summary.pairs:,.0f} tokens"
+    if summary.owed:
+        yield "still open", f"{summary.owed} deliveries, {summary.put_off} of them put off after a failure"
+    for letter in summary.set_aside:
+        yield "set aside", f"{letter.deliveries} × {letter.handler}: {letter.error.splitlines()[0]}"
+
+
+def _errors(count: int) -> str:
+    return f", {count} error (never used as evidence)" if count else ""
+
+
+def _by_role(counts: dict[str, int]) -> str:
+    roles = ", ".join(f"{role} {count:,}" for role, count in counts.items())
+    return f"{sum(counts.values()):,} ({roles})" if counts else "0"

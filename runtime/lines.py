@@ -1,0 +1,104 @@
+"""The bounded line of deliveries in front of a handler.
+
+The database holds everything that is owed; a line holds at most `capacity` of it in memory. Fresh events go
+straight into a line that has room and is not behind; otherwise the line is behind, and is filled from the database
+as its workers make room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+import anyio
+
+from runtime.handler import Handler
+from store.database import Reader
+from store.deliveries import Delivery, load_due, next_due
+from store.events import Event
+from store.transaction import now_us
+
+
+class Line:
+    """Deliveries for one handler: waiting in memory, in work, or known to be left in the database."""
+
+    def __init__(self, handler: Handler, *, capacity: int, longest_delay: float) -> None:
+        self.handler = handler
+        self._capacity = capacity
+        self._longest_delay = longest_delay
+        self._held: set[int] = set()
+        # Unbounded, because `capacity` already bounds what is put into it.
+        self._waiting: asyncio.Queue[Delivery] = asyncio.Queue()
+        self._behind = True  # what an earlier process left has yet to be looked up
+        self._room = anyio.Event()
+
+    @property
+    def idle(self) -> bool:
+        """Whether the line holds nothing and knows of nothing to fetch."""
+        return not self._held and not self._behind
+
+    def offer(self, event: Event) -> None:
+        """A fresh event has been committed for the handler."""
+        if event.seq in self._held:
+            return
+        if self._behind or len(self._held) >= self._capacity:
+            self.look()
+        else:
+            self._push(Delivery(self.handler.name, event))
+
+    def look(self) -> None:
+        """The database may owe the handler more than the line holds."""
+        self._behind = True
+        self._call_feeder()
+
+    async def take(self) -> Delivery:
+        """The next delivery, waiting for one as long as it takes; `release` must follow."""
+        return await self._waiting.get()
+
+    def release(self, delivery: Delivery) -> None:
+        """A delivery is done, put off or set aside: there is room again."""
+        self._held.discard(delivery.event.seq)
+        if self._behind:
+            self._call_feeder()
+
+    async def feed(self, reader: Reader) -> None:
+        """Keep the line filled from the database until cancelled."""
+        while True:
+            while self._behind and self._has_room:
+                await self._fill(reader)
+            # A clock that was set back would otherwise put deliveries off for as long.
+            with anyio.move_on_after(min(await self._until_due(reader), self._longest_delay)) as wait:
+                await self._room.wait()
+            self._room = anyio.Event()
+            if wait.cancelled_caught:
+                self._behind = True
+
+    @property
+    def _has_room(self) -> bool:
+        # Half empty rather than one place free, so that reading from the database goes by the batch.
+        return len(self._held) <= self._capacity // 2
+
+    def _call_feeder(self) -> None:
+        if self._has_room:
+            self._room.set()
+
+    async def _fill(self, reader: Reader) -> None:
+        # Cleared first: an event committed while we read marks the line again, or is found and not taken twice.
+        self._behind = False
+        room = self._capacity - len(self._held)
+        found = await load_due(reader, self.handler.name, now=now_us(), limit=room, held=sorted(self._held))
+        for delivery in found:
+            if delivery.event.seq not in self._held:
+                self._push(delivery)
+        if len(found) == room:
+            self._behind = True
+
+    async def _until_due(self, reader: Reader) -> float:
+        """Seconds until a delivery that was put off comes due; infinite if there is none."""
+        now = now_us()
+        due = await next_due(reader, self.handler.name, after=now)
+        return math.inf if due is None else (due - now) / 1e6
+
+    def _push(self, delivery: Delivery) -> None:
+        self._held.add(delivery.event.seq)
+        self._waiting.put_nowait(delivery)

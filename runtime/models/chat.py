@@ -1,0 +1,95 @@
+"""A chat request and its reply, as the rest of the runtime sees them.
+
+A request has one canonical serialisation, which is both what goes over the wire and what its digest is taken
+over: equal digests mean that an endpoint was asked the same thing, byte for byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import orjson
+
+if TYPE_CHECKING:
+    from store.messages import Message
+
+DIGEST_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest:
+    """One chat completion to ask for; `None` leaves a parameter to the endpoint's own default."""
+
+    model: str
+    messages: tuple[Message, ...]
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def body(self) -> bytes:
+        """Serialise to the JSON of `POST /chat/completions`: fixed order of keys, absent parameters left out.
+
+        Lone surrogates, which a program's output may hold and JSON over UTF-8 cannot, become `?`.
+        """
+        # Field by field: what a message carries for our own use must not reach endpoints or digests.
+        messages: list[dict[str, str]] = [
+            {"role": message.role, "content": message.content} for message in self.messages
+        ]
+        fields: dict[str, object] = {"model": self.model, "messages": messages}
+        for name in ("temperature", "top_p", "max_tokens", "seed"):
+            value = getattr(self, name)
+            if value is not None:
+                fields[name] = value
+        if self.stop:
+            fields["stop"] = self.stop
+        try:
+            return orjson.dumps(fields)
+        except orjson.JSONEncodeError:
+            for message in messages:
+                message["content"] = _utf8(message["content"])
+            return orjson.dumps(fields)
+
+    def digest(self) -> bytes:
+        """Name this request in 16 bytes (blake2b of `body()`)."""
+        return digest_of(self.body())
+
+
+def digest_of(body: bytes) -> bytes:
+    """Name a serialised request in 16 bytes, for a caller that has the body already."""
+    return hashlib.blake2b(body, digest_size=DIGEST_BYTES).digest()
+
+
+def _utf8(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens of one call as the endpoint counts them; zeros where it does not say. `cached` is part of `prompt`."""
+
+    prompt: int
+    completion: int
+    cached: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatReply:
+    """What a model answered, and how the call went.
+
+    `content` may be empty: that is the model's answer, not a fault. `reasoning` is what the endpoint reported
+    apart from the content; `<think>` blocks inside the content are left there. `latency` is in seconds, of the
+    successful attempt alone; `attempts` counts from 1.
+    """
+
+    content: str
+    reasoning: str
+    finish_reason: str
+    usage: Usage
+    latency: float
+    attempts: int
+    endpoint: str
+    request_id: str

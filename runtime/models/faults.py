@@ -1,0 +1,201 @@
+"""Sorting of what can go wrong in one attempt into what to do next.
+
+    NOW    the connection broke: the next attempt may start at once
+    LATER  the endpoint is overloaded or ill: back off first
+    NEVER  the same request will get the same answer, or may not be sent again
+
+A fault is a value, not an exception: it holds plain text only, so that neither an error made from it nor its
+traceback leads back to a request with a key in its headers.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import orjson
+
+from runtime.models.errors import (
+    BODY_CHARS,
+    ContentFiltered,
+    ContextOverflow,
+    EndpointStopped,
+    EndpointUnavailable,
+    ModelError,
+    RequestRefused,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+REFUSED = frozenset({429, 503, 529})
+"""Statuses with which a server sheds load: they, and timeouts, make an adaptive window smaller."""
+
+_GIST_CHARS = 600
+_TRANSIENT_4XX = frozenset({408, 409, 425, 429, 499})
+
+_OVERFLOW = re.compile(
+    r"context[_ ]length|context[_ ]window|context[_ ]size|maximum model length|max_model_len"
+    r"|(?:prompt|input|request)\b[^.]{0,40}\btoo (?:long|large)"
+    r"|input token(?:s| count)\b[^.]{0,60}\bexceed"
+    r"|string_above_max_length|inputs? tokens? \+ .max_new_tokens",
+    re.IGNORECASE,
+)
+_FILTERED = re.compile(
+    r"content[_ ]?filter|content_?policy_?violation|ResponsibleAIPolicyViolation|data_inspection_failed",
+    re.IGNORECASE,
+)
+_OUT_OF_CREDIT = re.compile(
+    r"insufficient_quota|insufficient[_ ](?:balance|credits?)|billing_not_active", re.IGNORECASE
+)
+
+
+class Reaction(Enum):
+    """When a request that met a fault may be sent again."""
+
+    NOW = "now"
+    LATER = "later"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One attempt that brought no reply, in plain values; `body` is redacted and cut already."""
+
+    reaction: Reaction
+    error: type[ModelError]
+    reason: str
+    status: int | None = None
+    request_id: str = ""
+    retry_after: float | None = None
+    body: str = ""
+    overload: bool = False
+
+    def to_error(self, endpoint: str, *, attempts: int, reason: str = "") -> ModelError:
+        """Make the error that a caller gets when this fault is where the call ends."""
+        return self.error(
+            reason or self.reason,
+            endpoint=endpoint,
+            attempts=attempts,
+            status=self.status,
+            request_id=self.request_id,
+            retry_after=self.retry_after,
+            body=self.body,
+        )
+
+
+def status_fault(status: int, text: str, *, request_id: str = "", retry_after: float | None = None) -> Fault:
+    """Sort an answer with an error status; `text` is its body without secrets."""
+    reaction, error, reason = _sort_status(status, error_gist(text))
+    return Fault(
+        reaction=reaction,
+        error=error,
+        reason=reason,
+        status=status,
+        request_id=request_id,
+        retry_after=retry_after if reaction is Reaction.LATER else None,
+        body=excerpt(text),
+        overload=status in REFUSED and reaction is Reaction.LATER,
+    )
+
+
+def error_gist(text: str) -> str:
+    """What an error body says for itself, without what it may repeat of the request.
+
+    Validation errors echo prompts, and a prompt that speaks of content filters must not look like one's verdict.
+    """
+    try:
+        document = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text[:_GIST_CHARS]
+    error = document.get("error", document) if isinstance(document, dict) else document
+    if not isinstance(error, dict):
+        return str(error)[:_GIST_CHARS]
+    inner = error.get("innererror")
+    codes = [error.get("code"), error.get("type"), inner.get("code") if isinstance(inner, dict) else None]
+    return " ".join(str(part)[:_GIST_CHARS] for part in (*codes, error.get("message")) if part is not None)
+
+
+def _sort_status(status: int, text: str) -> tuple[Reaction, type[ModelError], str]:
+    if status in (401, 403):
+        # A filter may answer 403 too, and stopping a role for one prompt would be out of proportion.
+        if status == 403 and _FILTERED.search(text):
+            return Reaction.NEVER, ContentFiltered, "the content filter refused the request"
+        return Reaction.NEVER, EndpointStopped, "the key was refused"
+    if status == 402 or (status in (400, 429) and _OUT_OF_CREDIT.search(text)):
+        return Reaction.NEVER, EndpointStopped, "the account has no credit left"
+    if status >= 500 or status in _TRANSIENT_4XX:
+        return Reaction.LATER, EndpointUnavailable, "rate limited" if status == 429 else "the endpoint failed"
+    if _FILTERED.search(text):
+        return Reaction.NEVER, ContentFiltered, "the content filter refused the request"
+    if status == 413 or (status in (400, 422) and _OVERFLOW.search(text)):
+        return Reaction.NEVER, ContextOverflow, "the messages do not fit into the model's context"
+    if status == 404:
+        return Reaction.NEVER, RequestRefused, "unknown model or path; check model and base_url"
+    if 300 <= status < 400:
+        return Reaction.NEVER, RequestRefused, "it redirects elsewhere; put the final address into base_url"
+    return Reaction.NEVER, RequestRefused, "the request was refused"
+
+
+def body_fault(reason: str, text: str, *, request_id: str = "") -> Fault:
+    """A reply with status 200 that is none: truncated, HTML, without choices."""
+    return Fault(
+        reaction=Reaction.LATER,
+        error=EndpointUnavailable,
+        reason=reason,
+        status=200,
+        request_id=request_id,
+        body=excerpt(text),
+    )
+
+
+def filter_fault(request_id: str) -> Fault:
+    """A reply that the content filter cut off or emptied."""
+    return Fault(
+        reaction=Reaction.NEVER,
+        error=ContentFiltered,
+        reason="the content filter stopped the reply",
+        status=200,
+        request_id=request_id,
+    )
+
+
+def timeout_fault(seconds: float, *, overload: bool) -> Fault:
+    """An attempt that took longer than it may; overload if it had all of an attempt's time."""
+    return Fault(
+        reaction=Reaction.LATER,
+        error=EndpointUnavailable,
+        reason=f"no complete reply within {seconds:.3g} s",
+        overload=overload,
+    )
+
+
+def connection_fault(error: BaseException, *, elapsed: float, connect_timeout: float) -> Fault:
+    """Sort an exception of the SDK's transport.
+
+    The SDK calls a connection that the server dropped a timeout, at once and with the truth in the cause. So a
+    timeout counts as one only if its cause is one, or if there is no known cause and its time had truly passed.
+    """
+    causes = list(_causes(error))
+    names = " ← ".join(dict.fromkeys(type(cause).__name__ for cause in causes))
+    if any(isinstance(cause, TimeoutError) for cause in causes):
+        return timeout_fault(elapsed, overload=False)
+    if any(isinstance(cause, ConnectionRefusedError) or "Connector" in type(cause).__name__ for cause in causes):
+        # Nobody listens, or no such host: asking again at once would only spin.
+        return Fault(reaction=Reaction.LATER, error=EndpointUnavailable, reason=f"cannot connect: {names}")
+    if "Timeout" in names and len(causes) < 2 and elapsed >= connect_timeout:
+        return timeout_fault(elapsed, overload=False)
+    return Fault(reaction=Reaction.NOW, error=EndpointUnavailable, reason=f"connection lost: {names}")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def excerpt(text: str) -> str:
+    """Cut an answer to what an error may hold, on one line."""
+    return " ".join(text[: 4 * BODY_CHARS].split())[:BODY_CHARS]

@@ -1,0 +1,184 @@
+"""Who may send now: slots of one endpoint, handed out first come, first served.
+
+A call holds one permit while one attempt is on its way, never while it backs off. Calls that come back from a
+refused attempt go to the head of the queue, for they have waited longest. Three things hold the queue: the
+window (fixed or adaptive), a pause that the endpoint asked for, and the rates per minute.
+
+No lock is needed: everything here runs on one event loop, and state changes only between awaits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import anyio
+
+if TYPE_CHECKING:
+    from runtime.models.rates import RateGate
+    from runtime.models.window import Window
+
+
+class Limiting(StrEnum):
+    """What keeps the next call waiting."""
+
+    NONE = "none"
+    MAX_IN_FLIGHT = "max-in-flight"  # the fixed limit, or the ceiling of the adaptive one
+    ADAPTIVE = "adaptive"  # the capacity found so far
+    RATE_LIMIT = "rate-limit"  # requests or tokens per minute
+    RETRY_AFTER = "retry-after"  # the endpoint asked to be left alone
+
+
+class Permit:
+    """The right to have one request on its way; ends once, in one of three ways, and later ones do nothing."""
+
+    __slots__ = ("_is_open", "_limiter", "_serial", "_tokens")
+
+    def __init__(self, limiter: Limiter, serial: int, tokens: int) -> None:
+        self._limiter = limiter
+        self._serial = serial
+        self._tokens = tokens
+        self._is_open = True
+
+    def succeeded(self, latency: float, tokens: int) -> None:
+        """End with a reply, `latency` seconds after sending, that used `tokens` tokens (0: unknown)."""
+        if self._is_open:
+            limiter = self._limiter
+            if tokens:
+                limiter.rates.settle(self._tokens, tokens)
+            limiter.window.succeeded(self._serial, latency, limiter.in_flight)
+            self.release()
+
+    def refused(self) -> None:
+        """End because the server shed this request, or timed out over it."""
+        if self._is_open:
+            self._limiter.window.refused(self._serial, self._limiter.in_flight)
+            self.release()
+
+    def release(self) -> None:
+        """End without news about the server's capacity."""
+        if self._is_open:
+            self._is_open = False
+            self._limiter.give_back()
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    tokens: int
+    granted: anyio.Event = field(default_factory=anyio.Event)
+    permit: Permit | None = None
+    is_gone: bool = False
+
+
+class Limiter:
+    """Hands out permits; `in_flight` counts those not yet ended, `waiting` the calls in the queue."""
+
+    def __init__(self, *, window: Window, rates: RateGate) -> None:
+        self.window = window
+        self.rates = rates
+        self.in_flight = 0
+        self.waiting = 0
+        self._queue: deque[_Waiter] = deque()
+        self._paused_until = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def acquire(self, *, deadline: float, tokens: int = 0, again: bool = False) -> Permit | None:
+        """Wait for a permit until `deadline` (loop time); None if it passes or is sure to.
+
+        `tokens` is the call's estimated cost, `again` sends a retried call to the head of the queue.
+        """
+        if max(anyio.current_time(), self._paused_until) >= deadline:
+            return None
+        if not self.waiting and self._blocked(tokens)[0] is Limiting.NONE:
+            return self._issue(tokens)
+        return await self._wait(_Waiter(tokens), deadline, again=again)
+
+    def pause(self, seconds: float) -> None:
+        """Let no call start for so long; the longest of several pauses holds."""
+        self._paused_until = max(self._paused_until, anyio.current_time() + seconds)
+
+    def limiting(self) -> Limiting:
+        """What holds the next call in the queue; with an empty queue only a pause counts."""
+        if self.waiting:
+            head = next((waiter for waiter in self._queue if not waiter.is_gone), None)
+            return self._blocked(head.tokens if head else 0)[0]
+        return Limiting.RETRY_AFTER if anyio.current_time() < self._paused_until else Limiting.NONE
+
+    def give_back(self) -> None:
+        """Take back a permit's slot; called by permits only."""
+        self.in_flight -= 1
+        if self.waiting:
+            self._pump()
+
+    def close(self) -> None:
+        """Drop the timer; calls that still wait are their callers' to cancel."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def _wait(self, waiter: _Waiter, deadline: float, *, again: bool) -> Permit | None:
+        if again:
+            self._queue.appendleft(waiter)
+        else:
+            self._queue.append(waiter)
+        self.waiting += 1
+        self._pump()
+        is_cancelled = True
+        try:
+            with anyio.CancelScope(deadline=deadline):
+                await waiter.granted.wait()
+            is_cancelled = False
+        finally:
+            self.waiting -= 1
+            waiter.is_gone = True
+            # Granted and cancelled at the same moment: the slot must go to the next in the queue.
+            if is_cancelled and waiter.permit is not None:
+                waiter.permit.release()
+            elif self.waiting:
+                self._pump()
+        return waiter.permit
+
+    def _pump(self) -> None:
+        """Grant permits from the head of the queue until something holds it."""
+        while self._queue:
+            waiter = self._queue[0]
+            if waiter.is_gone:
+                self._queue.popleft()
+                continue
+            reason, look_again = self._blocked(waiter.tokens)
+            if reason is not Limiting.NONE:
+                self._look_again_at(look_again)
+                return
+            self._queue.popleft()
+            waiter.permit = self._issue(waiter.tokens)
+            waiter.granted.set()
+
+    def _issue(self, tokens: int) -> Permit:
+        self.in_flight += 1
+        self.rates.take(tokens)
+        return Permit(self, self.window.sent(self.in_flight), tokens)
+
+    def _blocked(self, tokens: int) -> tuple[Limiting, float]:
+        """What holds a call of so many tokens, and the loop time at which that may have changed by itself."""
+        now = anyio.current_time()
+        if now < self._paused_until:
+            return Limiting.RETRY_AFTER, self._paused_until
+        if self.in_flight >= self.window.limit:
+            return Limiting.ADAPTIVE if self.window.is_found else Limiting.MAX_IN_FLIGHT, math.inf
+        wait = self.rates.delay(now, tokens)
+        return (Limiting.RATE_LIMIT, now + wait) if wait > 0 else (Limiting.NONE, now)
+
+    def _look_again_at(self, when: float) -> None:
+        if when == math.inf or (self._timer is not None and self._timer.when() <= when):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(when, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._pump()

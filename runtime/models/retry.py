@@ -1,0 +1,83 @@
+"""When to ask again: full-jitter exponential back-off, and what `Retry-After` headers ask for."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from random import SystemRandom
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+LONGEST_PAUSE = 3600.0
+"""Seconds: the most that a header can make an endpoint wait, whatever a confused server's clock says."""
+
+_RANDOM = SystemRandom()
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def backoff_delay(failures: int, *, base: float, most: float) -> float:
+    """Seconds before the next attempt after `failures` (from 1) ones: uniform between 0 and a doubling ceiling.
+
+    Full jitter, because calls that failed together would otherwise come back together.
+    """
+    return _RANDOM.uniform(0.0, min(most, base * 2.0 ** min(failures - 1, 32)))
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the endpoint asks to be left alone, from 0 to `LONGEST_PAUSE`; None if it does not ask.
+
+    Reads `retry-after-ms` and `retry-after`, the latter as seconds or as an HTTP date. A date is taken relative
+    to the answer's own `date`, so that a wrong clock on either side does not matter.
+    """
+    milliseconds = _number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return _clamp(milliseconds / 1000)
+    value = headers.get("retry-after")
+    if value is None:
+        return None
+    seconds = _number(value)
+    if seconds is not None:
+        return _clamp(seconds)
+    until = _date(value)
+    if until is None:
+        return None
+    now = _date(headers.get("date")) or datetime.now(UTC)
+    return _clamp((until - now).total_seconds())
+
+
+def time_span(text: str) -> float | None:
+    """Seconds in the reset headers' forms: `6m0s`, `20ms`, `1.5s`, plain seconds; None for anything else."""
+    seconds = _number(text)
+    if seconds is not None:
+        return _clamp(seconds)
+    parts = _SPAN.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text.strip():
+        return None
+    return _clamp(sum(float(number) * _SECONDS[unit] for number, unit in parts))
+
+
+def _clamp(seconds: float) -> float:
+    return min(max(seconds, 0.0), LONGEST_PAUSE)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text) if text is not None else math.nan
+    except ValueError:
+        return None
+    return None if math.isnan(value) else value
+
+
+def _date(text: str | None) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(text) if text is not None else None
+    except ValueError:
+        return None
+    if moment is None:
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

@@ -1,0 +1,101 @@
+"""The settings of one endpoint, checked when they are made.
+
+An endpoint sends what its settings say. Of the variables that the SDK reads from the environment for itself,
+key, organisation and project are overruled here, so that a key of one provider never reaches another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+from urllib.parse import urlsplit
+
+from runtime.errors import ConfigError
+
+PLACEHOLDER_KEY = "EMPTY"
+"""Sent where no key is set: local servers want none, some gateways want the header all the same, and this is
+the word that vLLM's documentation uses."""
+
+COMPLETIONS_PATH = "/chat/completions"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointSettings:
+    """Where an endpoint is and how hard it may be driven.
+
+    Times are in seconds: `timeout` bounds one attempt from connecting to the last byte, `deadline` the whole
+    call with back-off and waiting for a slot. `attempts` counts the first one. `max_in_flight` is a number, or
+    "adaptive" to find the server's capacity, up to `ceiling`. `headers` go with every request and are, like the
+    key, left out of reprs and cut out of errors.
+
+    Raises ConfigError for values that cannot work.
+    """
+
+    name: str
+    base_url: str
+    api_key: str | None = field(default=None, repr=False)
+    api_key_env: str | None = None
+    timeout: float = 600.0
+    connect_timeout: float = 10.0
+    deadline: float = 1800.0
+    attempts: int = 6
+    backoff: float = 0.5
+    backoff_max: float = 30.0
+    max_in_flight: int | Literal["adaptive"] = "adaptive"
+    ceiling: int = 512
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "base_url", normalise_base_url(self.base_url))
+        object.__setattr__(self, "api_key", (self.api_key or "").strip() or None)
+        if self.api_key is not None and not _is_header_text(self.api_key):
+            raise ConfigError(f"endpoint {self.name}: {self.key_place} holds characters that no key has")
+        positive = ("timeout", "connect_timeout", "deadline", "attempts", "backoff", "backoff_max", "ceiling")
+        optional = ("requests_per_minute", "tokens_per_minute")
+        values = {name: getattr(self, name) for name in (*positive, *optional)}
+        if self.max_in_flight != "adaptive":
+            values["max_in_flight"] = self.max_in_flight
+        for name, value in values.items():
+            if value is not None and not value > 0:
+                raise ConfigError(f"endpoint {self.name}: {name} must be above 0, not {value}")
+        for name, value in self.headers:
+            if not _is_header_text(name) or not _is_header_text(value):
+                raise ConfigError(f"endpoint {self.name}: header {name!a} cannot be sent as it is")
+
+    @property
+    def key_place(self) -> str:
+        """Where the user sets the key, for messages."""
+        return f"the environment variable {self.api_key_env}" if self.api_key_env else "api_key"
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Texts that must not leave the process other than in a request to this endpoint."""
+        found = [value for _, value in self.headers if len(value) >= 8]
+        return (self.api_key, *found) if self.api_key else tuple(found)
+
+
+def normalise_base_url(url: str) -> str:
+    """Bring a base URL to the form `…/v1`: no trailing slash, no `/chat/completions`; a bare host gets `/v1`.
+
+    Raises ConfigError for anything but an http(s) URL, and for user names, queries and fragments in it.
+    """
+    text = url.strip()
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ConfigError("base_url is not a URL") from None
+    if "@" in parts.netloc:
+        raise ConfigError("base_url holds a user name or password: set the key with api_key_env instead")
+    if parts.scheme not in ("http", "https") or not host:
+        raise ConfigError(f"base_url must look like http://host:port/v1, not {text!r}")
+    if parts.query or parts.fragment:
+        raise ConfigError("base_url must end in a path such as /v1, without '?' or '#'")
+    path = parts.path.rstrip("/").removesuffix(COMPLETIONS_PATH).rstrip("/")
+    return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"
+
+
+def _is_header_text(text: str) -> bool:
+    return bool(text) and text.isascii() and text.isprintable()

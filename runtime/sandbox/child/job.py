@@ -1,0 +1,50 @@
+"""What the daemon tells the zygote of an execution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Optional
+
+from .identity import Identity
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Job:
+    """One execution: where it works, as whom, and within which limits (bytes, numbers)."""
+
+    number: int
+    slot: int
+    workspace: str
+    scratch: str
+    identity: Optional[Identity]
+    marker: str
+    memory: int
+    output: int
+    file: int
+    processes: int
+    open_files: int
+
+    @classmethod
+    def parse(cls, request: dict[str, Any], scratch: str, marker: str, first_uid: Optional[int]) -> Job:
+        """The job that a request of the daemon describes."""
+        limits = request["limits"]
+        slot = int(request["slot"])
+        return cls(
+            number=int(request["run"]),
+            slot=slot,
+            workspace=request["workspace"],
+            scratch=f"{scratch}/{request['run']}",
+            identity=None if first_uid is None else Identity.of_slot(first_uid, slot),
+            marker=marker,
+            memory=limits["memory_mb"] * MIB,
+            output=limits["output_bytes"],
+            file=limits["file_mb"] * MIB,
+            processes=limits["processes"],
+            open_files=limits["open_files"],
+        )
+
+    def allowing(self, processes: int) -> Job:
+        """The same job with another limit on processes."""
+        return replace(self, processes=processes)

@@ -1,0 +1,60 @@
+"""The few things of the Linux kernel that the standard library does not offer."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def die_with_parent(number: signal.Signals, parent: int) -> None:
+    """Have a signal sent to this process when the thread that made it ends.
+
+    Changing the user id takes this back, so it comes after. `parent` is the process id that the caller expects;
+    if it has ended already, the signal is sent now.
+    """
+    _prctl(_PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), number)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent has ended."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def forbid_inspection() -> None:
+    """Keep processes of the same user from reading this one's memory and environment, or tracing it."""
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def allow_inspection() -> None:
+    """Undo forbid_inspection, which children inherit and a change of user id brings about as well."""
+    _prctl(_PR_SET_DUMPABLE, 1)
+
+
+def forbid_privileges() -> None:
+    """Make set-user-id programs ordinary ones, for this process and all it starts."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def close_all_but(kept: set[int]) -> None:
+    """Close every descriptor above 2 that is not named."""
+    edge = 3
+    for descriptor in sorted(kept):
+        os.closerange(edge, descriptor)
+        edge = max(edge, descriptor + 1)
+    os.closerange(edge, os.sysconf("SC_OPEN_MAX"))

@@ -1,0 +1,107 @@
+"""As whom code runs on this machine, and with which interpreter.
+
+A privileged daemon runs each execution under a user id of its own, which then must be able to reach the interpreter
+and the workspace. Any other daemon runs code as its own user.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from runtime.errors import ConfigError
+
+_log = structlog.get_logger("sandbox")
+
+# CHOWN, DAC_OVERRIDE, KILL, SETGID and SETUID.
+_CAPABILITIES = 1 << 0 | 1 << 1 | 1 << 5 | 1 << 6 | 1 << 7
+# Ids that systemd's list of uid ranges calls unused; then, for containers that know 65,536 ids only, high ones.
+_RANGES = (range(1_900_000_000, 1_900_065_536), range(32_768, 60_416))
+_OTHER_PYTHONS = (Path("/usr/local/bin/python3"), Path("/usr/bin/python3"))
+
+
+@dataclass(frozen=True, slots=True)
+class Footing:
+    """The interpreter that runs code, and the user ids it may run under, None for the daemon's own."""
+
+    python: Path
+    uids: range | None
+
+    def check_workspace(self, workspace: Path) -> None:
+        """Make sure that code can reach a folder by its path.
+
+        Raises:
+            ConfigError: it cannot; the message says what to do.
+        """
+        closed = None if self.uids is None else closed_folder(workspace)
+        if closed is not None:
+            raise ConfigError(
+                f"code runs as a user of its own and cannot reach {workspace}, because {closed} is closed to other "
+                f"users: choose a data directory elsewhere, or let others pass (chmod o+x {closed})"
+            )
+
+
+def find_footing(python: Path | None = None) -> Footing:
+    """As whom, and with which interpreter, code can run here.
+
+    Raises:
+        ConfigError: no interpreter can be reached by the users that code would run as.
+    """
+    uids = _own_uids() if _privileged() else None
+    own = Path(sys.executable)
+    if python is not None or uids is None:
+        return Footing(python or own, uids)
+    for candidate in (own, *_OTHER_PYTHONS):
+        if candidate.exists() and _open_to_others(candidate):
+            if candidate != own:
+                _log.warning("interpreter-closed", closed=str(own), used=str(candidate))
+            return Footing(candidate, uids)
+    raise ConfigError(
+        f"code runs as a user of its own and cannot reach the interpreter {own}: install Python where all users can "
+        "read it (/usr/bin/python3), or run as an ordinary user"
+    )
+
+
+def closed_folder(path: Path) -> Path | None:
+    """The outermost folder above a path that other users cannot pass, None if they can."""
+    for folder in reversed(path.absolute().parents):
+        if not folder.stat().st_mode & stat.S_IXOTH:
+            return folder
+    return None
+
+
+def _open_to_others(python: Path) -> bool:
+    wanted = [python, python.resolve()]
+    if python == Path(sys.executable):
+        wanted.append(Path(sysconfig.get_path("stdlib")))
+    return all(closed_folder(path) is None and path.stat().st_mode & stat.S_IROTH for path in wanted)
+
+
+def _privileged() -> bool:
+    if os.geteuid() != 0:
+        return False
+    status = Path("/proc/self/status").read_text()
+    effective = next(line for line in status.splitlines() if line.startswith("CapEff:"))
+    return int(effective.split()[1], 16) & _CAPABILITIES == _CAPABILITIES
+
+
+def _own_uids() -> range | None:
+    for wanted in _RANGES:
+        if _mapped(wanted, "/proc/self/uid_map") and _mapped(wanted, "/proc/self/gid_map"):
+            return wanted
+    return None
+
+
+def _mapped(wanted: range, table: str) -> bool:
+    """Whether this user namespace knows all the ids."""
+    for line in Path(table).read_text().splitlines():
+        first, _outside, count = map(int, line.split())
+        if first <= wanted.start and wanted.stop <= first + count:
+            return True
+    return False

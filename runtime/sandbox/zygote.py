@@ -1,0 +1,173 @@
+"""The daemon's end of the zygote: starting it, asking it for executions, and knowing at once when it is dead."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import anyio
+import orjson
+import structlog
+
+from runtime.errors import InfrastructureError
+from runtime.sandbox.footing import Footing
+from store.jsontypes import JsonValue
+
+_log = structlog.get_logger("sandbox")
+
+_START_S = 30.0
+_SEND_S = 30.0
+_STOP_S = 25.0
+_MAX_GREETING = 1 << 16
+_HERE = Path(__file__).parent
+_BOOTSTRAP = (
+    "import json, sys; sys.path.insert(0, sys.argv[1]); from child.zygote import main; main(json.loads(sys.argv[2]))"
+)
+# Imported before the forks, so that code need not wait for what code often imports.
+_WARM = (
+    "array,ast,asyncio,base64,bisect,calendar,collections.abc,concurrent.futures,copy,csv,dataclasses,datetime,decimal,"
+    "difflib,enum,fractions,functools,glob,gzip,hashlib,heapq,html.parser,io,itertools,json,locale,logging,math,"
+    "multiprocessing,operator,os,pathlib,pickle,pprint,random,re,shutil,sqlite3,statistics,string,struct,subprocess,"
+    "tempfile,textwrap,threading,time,traceback,typing,unicodedata,urllib.parse,urllib.request,uuid,"
+    "xml.etree.ElementTree,zipfile,zoneinfo"
+).split(",")
+
+
+class ZygoteHandle:
+    """A running zygote. It ends when this process does, however that happens."""
+
+    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket) -> None:
+        self._process = process
+        self._control = control
+        self._sending = anyio.Lock()
+        self._dead = anyio.Event()
+        self._mourners: set[Callable[[], None]] = set()
+        self._pidfd = os.pidfd_open(process.pid)
+        self.first_uid: int | None = None
+        asyncio.get_running_loop().add_reader(self._pidfd, self._died)
+
+    @classmethod
+    async def start(cls, footing: Footing, scratch: Path, marker: str) -> ZygoteHandle:
+        """Start a zygote whose executions carry a marker and keep temporary files in a folder of ours.
+
+        To be called in the thread that runs the event loop for as long as the zygote is needed, because the zygote ends with
+        the thread that started it.
+
+        Raises:
+            InfrastructureError: it did not come up.
+        """
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        near.setblocking(False)
+        with far:
+            process = _spawn(footing, far, scratch, marker)
+        handle = cls(process, near)
+        try:
+            await handle._greet()
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await handle.stop()
+            raise
+        return handle
+
+    @property
+    def dead(self) -> bool:
+        """Whether it has ended."""
+        return self._dead.is_set()
+
+    @contextlib.contextmanager
+    def mourning(self, call: Callable[[], None]) -> Iterator[None]:
+        """Have a function called if the zygote dies during the block."""
+        self._mourners.add(call)
+        try:
+            yield
+        finally:
+            self._mourners.discard(call)
+
+    async def fork(self, request: dict[str, JsonValue], control: socket.socket, channel: socket.socket) -> None:
+        """Ask for an execution, handing over the far ends of its two sockets.
+
+        Raises:
+            InfrastructureError: the zygote is dead or does not listen.
+        """
+        message = orjson.dumps(request)
+        try:
+            with anyio.fail_after(_SEND_S):
+                async with self._sending:
+                    while not self._send(message, [control.fileno(), channel.fileno()]):
+                        await anyio.wait_writable(self._control)
+        except (OSError, TimeoutError, anyio.ClosedResourceError) as error:
+            raise InfrastructureError(f"the sandbox's zygote takes no more work: {error!r}") from error
+
+    def kill_supervisor(self, run: int) -> None:
+        """Have the zygote kill a supervisor that does not answer, and end what that leaves behind."""
+        with contextlib.suppress(OSError):
+            self._send(orjson.dumps({"kill": run}), [])
+
+    def destroy(self) -> None:
+        """Kill the zygote, because it does not answer; its supervisors end by themselves."""
+        _log.warning("zygote-destroyed", pid=self._process.pid)
+        self._process.kill()
+
+    async def stop(self) -> None:
+        """End the zygote and all executions, and wait until they are gone."""
+        self._control.close()
+        with anyio.move_on_after(_STOP_S) as waiting:
+            await self._dead.wait()
+        if waiting.cancelled_caught:
+            self.destroy()
+            await self._dead.wait()
+
+    async def _greet(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            with anyio.fail_after(_START_S):
+                greeting = await loop.sock_recv(self._control, _MAX_GREETING)
+        except (OSError, TimeoutError) as error:
+            raise InfrastructureError(f"the sandbox's zygote did not start: {error!r}") from error
+        answer = orjson.loads(greeting or b'{"problem": "it ended at once"}')
+        if "problem" in answer:
+            raise InfrastructureError(f"the sandbox's zygote did not start: {answer['problem']}")
+        self.first_uid = answer["first_uid"]
+
+    def _send(self, message: bytes, descriptors: Sequence[int]) -> bool:
+        """Send if there is room; whether there was."""
+        try:
+            socket.send_fds(self._control, [message], descriptors)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _died(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._process.wait()
+        self._dead.set()
+        for call in list(self._mourners):
+            call()
+
+
+def _spawn(footing: Footing, control: socket.socket, scratch: Path, marker: str) -> subprocess.Popen[bytes]:
+    settings = {
+        "control": control.fileno(),
+        "daemon": os.getpid(),
+        "scratch": str(scratch),
+        "marker": marker,
+        "uids": None if footing.uids is None else [footing.uids.start, len(footing.uids)],
+        "warm": _WARM,
+    }
+    return subprocess.Popen(  # noqa: S603 - our own code, by an interpreter that the operator chose
+        [footing.python, "-I", "-B", "-c", _BOOTSTRAP, _HERE, orjson.dumps(settings)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        close_fds=True,
+        pass_fds=[control.fileno()],
+        cwd="/",
+        env={"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "CSO_SANDBOX": marker},
+        start_new_session=True,
+    )

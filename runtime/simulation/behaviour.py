@@ -1,0 +1,54 @@
+"""How the simulated server behaves beyond what it answers: speed, capacity, faults. All of it may change while it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from runtime.simulation.faults import Fault, FaultPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """What may change while the server runs.
+
+    A reply takes `latency` seconds, give or take `jitter`, by its content. With `capacity`, calls beyond that many in
+    flight are refused with 429. `context_tokens` refuses longer prompts with 400.
+    """
+
+    latency: float = 0.0
+    jitter: float = 0.0
+    capacity: int | None = None
+    context_tokens: int | None = None
+    faults: FaultPlan = field(default_factory=FaultPlan)
+
+
+def behaviour_settings(behaviour: Behaviour) -> dict[str, object]:
+    """Return a behaviour in the form that `changed` takes."""
+    plan = behaviour.faults
+    return {
+        "latency": behaviour.latency,
+        "jitter": behaviour.jitter,
+        "capacity": behaviour.capacity,
+        "context_tokens": behaviour.context_tokens,
+        "rates": dict(plan.rates),
+        "models": sorted(plan.models),
+        "attempts": plan.attempts,
+        "retry_after": plan.retry_after,
+        "drip": plan.drip,
+        "stall": plan.stall,
+    }
+
+
+def changed(behaviour: Behaviour, settings: Any) -> Behaviour:
+    """Return the behaviour with some settings changed; `rates` replaces all rates.
+
+    Raises ValueError or TypeError for names and values that do not exist.
+    """
+    given = dict(settings)
+    own = {name: given.pop(name) for name in ("latency", "jitter", "capacity", "context_tokens") if name in given}
+    if "rates" in given:
+        given["rates"] = {Fault(name): float(rate) for name, rate in given["rates"].items()}
+    if "models" in given:
+        given["models"] = frozenset(given["models"])
+    return replace(behaviour, **own, faults=replace(behaviour.faults, **given))

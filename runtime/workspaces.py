@@ -1,0 +1,224 @@
+"""Workspaces: the folder in which a rollout's code works, captured after each step and restored exactly.
+
+A restored workspace holds what the manifest names and nothing else. Only regular files, symbolic links and folders
+are captured; pipes, sockets and devices are left out, and nothing is followed out of the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+
+from runtime.errors import CsoError
+from store.blobs import decode_blob
+from store.database import Reader
+from store.manifests import Entry, FileEntry, FolderEntry, LinkEntry, Manifest
+from store.transaction import Transaction
+
+T = TypeVar("T")
+_REMOVE_DEADLINE_S = 60.0
+
+
+class WorkspaceTooLargeError(CsoError):
+    """Raised when a workspace holds more than its limits allow; the message is meant for the model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkspaceLimits:
+    """How much a workspace may hold."""
+
+    max_files: int = 10_000
+    max_mb: int = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Signature:
+    """What tells, without reading, that a file has not changed since it was captured."""
+
+    inode: int
+    size: int
+    modified: int
+    changed: int
+
+
+@dataclass(slots=True)
+class Capture:
+    """The files of a workspace at one moment, with the contents that the store may not have yet."""
+
+    entries: dict[str, Entry | bytes] = field(default_factory=dict)
+    modes: dict[str, int] = field(default_factory=dict)
+    signatures: dict[str, _Signature] = field(default_factory=dict)
+
+    def store(self, transaction: Transaction) -> tuple[Manifest, int | None]:
+        """Commit the contents; the manifest and its blob, None if there is nothing to keep."""
+        entries = {
+            path: FileEntry(transaction.blobs.content(entry), self.modes[path]) if isinstance(entry, bytes) else entry
+            for path, entry in self.entries.items()
+        }
+        manifest = Manifest(entries)
+        return manifest, transaction.blobs.content(manifest.encode()) if entries else None
+
+
+class Workspace:
+    """One rollout's folder."""
+
+    def __init__(self, path: Path, limits: WorkspaceLimits) -> None:
+        self.path = path
+        self._limits = limits
+        self._known: dict[str, tuple[_Signature, FileEntry]] = {}
+
+    async def capture(self) -> Capture:
+        """What the folder holds now.
+
+        Raises:
+            WorkspaceTooLargeError: it holds more than the limits allow.
+        """
+        return await anyio.to_thread.run_sync(self._capture)
+
+    async def restore(self, reader: Reader, manifest_blob: int | None) -> None:
+        """Make the folder hold exactly what a manifest names."""
+        await anyio.to_thread.run_sync(_empty, self.path)
+        self._known.clear()
+        if manifest_blob is None:
+            return
+        manifest = Manifest.decode(await _load(reader, manifest_blob))
+        for path, entry in manifest.entries.items():
+            content = await _load(reader, entry.blob) if isinstance(entry, FileEntry) else b""
+            await anyio.to_thread.run_sync(_put, self.path / path, entry, content)
+
+    def remember(self, capture: Capture, manifest: Manifest) -> None:
+        """Note which blobs the captured files have, so that unchanged ones are not read again."""
+        self._known = {
+            path: (signature, entry)
+            for path, signature in capture.signatures.items()
+            if isinstance(entry := manifest.entries.get(path), FileEntry)
+        }
+
+    def _capture(self) -> Capture:
+        capture = Capture()
+        size = 0
+        for path, status in _walk(self.path):
+            name = path.relative_to(self.path).as_posix()
+            if stat.S_ISLNK(status.st_mode):
+                capture.entries[name] = LinkEntry(str(path.readlink()))
+            elif stat.S_ISDIR(status.st_mode):
+                capture.entries[name] = FolderEntry(stat.S_IMODE(status.st_mode))
+            else:
+                size += status.st_size
+                self._check(len(capture.entries) + 1, size)
+                self._capture_file(capture, path, name, status)
+        return capture
+
+    def _capture_file(self, capture: Capture, path: Path, name: str, status: os.stat_result) -> None:
+        signature = _Signature(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        known = self._known.get(name)
+        capture.signatures[name] = signature
+        capture.modes[name] = stat.S_IMODE(status.st_mode)
+        capture.entries[name] = known[1] if known and known[0] == signature else _read(path)
+
+    def _check(self, files: int, size: int) -> None:
+        limits = self._limits
+        if files > limits.max_files:
+            raise WorkspaceTooLargeError(f"the working directory holds more than {limits.max_files} files")
+        if size > limits.max_mb << 20:
+            raise WorkspaceTooLargeError(f"the working directory holds more than {limits.max_mb} MB")
+
+
+class Workspaces:
+    """The folder under which all workspaces of a data directory are made; emptied when work starts."""
+
+    def __init__(self, root: Path, limits: WorkspaceLimits) -> None:
+        self._root = root
+        self._limits = limits
+
+    async def clear(self) -> None:
+        """Remove what an earlier process left behind: the manifests in the store are what counts."""
+        await anyio.to_thread.run_sync(lambda: shutil.rmtree(self._root, ignore_errors=True))
+        await anyio.to_thread.run_sync(lambda: self._root.mkdir(parents=True, mode=0o711))
+
+    @contextlib.asynccontextmanager
+    async def open(self, name: str) -> AsyncIterator[Workspace]:
+        """An empty workspace, removed in the end."""
+        path = self._root / name
+        await anyio.to_thread.run_sync(path.mkdir)
+        try:
+            yield Workspace(path, self._limits)
+        finally:
+            with anyio.CancelScope(shield=True, deadline=anyio.current_time() + _REMOVE_DEADLINE_S):
+                await anyio.to_thread.run_sync(lambda: _remove(path))
+
+
+async def _load(reader: Reader, blob: int) -> bytes:
+    row = await reader.fetch_one("SELECT data FROM blobs WHERE id = ?", (blob,))
+    if row is None:
+        raise LookupError(f"there is no blob {blob}")
+    return await anyio.to_thread.run_sync(decode_blob, row["data"])
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Files and links below a folder, and folders that hold nothing; never through a link."""
+    folders = [root]
+    while folders:
+        folder = folders.pop()
+        with _opened(folder, os.scandir) as entries:
+            found = list(entries)
+        if not found and folder != root:
+            yield folder, folder.lstat()
+        for entry in found:
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(Path(entry.path))
+            elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
+                yield Path(entry.path), entry.stat(follow_symlinks=False)
+
+
+def _opened(path: Path, opener: Callable[[Path], T]) -> T:
+    """Open what the code may have made unreadable for itself and so for us."""
+    try:
+        return opener(path)
+    except PermissionError:
+        path.chmod(stat.S_IMODE(path.lstat().st_mode) | stat.S_IRWXU)
+        return opener(path)
+
+
+def _read(path: Path) -> bytes:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(_opened(path, lambda file: os.open(file, flags)), "rb") as file:
+        return file.read()
+
+
+def _put(path: Path, entry: Entry, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    match entry:
+        case LinkEntry():
+            path.symlink_to(entry.target)
+        case FolderEntry():
+            path.mkdir()
+            path.chmod(entry.mode)
+        case FileEntry():
+            path.write_bytes(content)
+            path.chmod(entry.mode)
+
+
+def _empty(root: Path) -> None:
+    with os.scandir(root) as entries:
+        found = list(entries)
+    for entry in found:
+        _remove(Path(entry.path))
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, link or folder, whatever permissions the code gave it."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    for folder, _names, _files in os.walk(path):
+        Path(folder).chmod(stat.S_IRWXU)
+    shutil.rmtree(path)

@@ -1,0 +1,143 @@
+"""The journal: every model reply that was paid for, under the place where it was asked.
+
+A reply is committed before anything acts on it. Work that is done again finds it there by place and request digest
+and pays nothing; another request from the same place is another entry.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+
+from store.blobs import decode_text
+from store.database import Reader
+from store.events import CallCompleted
+from store.messages import Message
+from store.requests import decode_request, encode_request, referenced_blobs
+from store.transaction import Transaction
+
+WHOLE_TRAJECTORY = -1  # the step of calls that belong to none: the end, the direct answer, the judge
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a model call is made: `ordinal` counts calls of one module and role within a step from 0."""
+
+    trajectory: int
+    step: int
+    role: str
+    module: str
+    ordinal: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallRecord:
+    """A reply as the journal keeps it. Tokens are counts of the endpoint; latency is in seconds."""
+
+    place: Place
+    digest: bytes
+    content: str
+    reasoning: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    latency: float
+    attempts: int
+    endpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class JournalledReply:
+    """What later work needs of a reply: its row, its text, and the seconds that the endpoint took for it."""
+
+    call: int
+    content: str
+    latency: float
+
+
+def record_call(
+    transaction: Transaction, *, run: int, task: int, messages: tuple[Message, ...], record: CallRecord
+) -> int:
+    """Commit a reply and tell of it; the id of its row, also when the place has this very call already."""
+    blobs, place = transaction.blobs, record.place
+    known = transaction.execute(
+        "SELECT id FROM calls WHERE trajectory = ? AND step = ? AND role = ? AND module = ? AND ordinal = ?"
+        " AND digest = ?",
+        (place.trajectory, place.step, place.role, place.module, place.ordinal, record.digest),
+    ).fetchone()
+    if known is not None:
+        return int(known[0])
+    identifier = transaction.insert(
+        "INSERT INTO calls (trajectory, step, role, module, ordinal, digest, request, reply, reasoning,"
+        " finish_reason, prompt_tokens, completion_tokens, cached_tokens, latency, attempts, endpoint)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            place.trajectory,
+            place.step,
+            place.role,
+            place.module,
+            place.ordinal,
+            record.digest,
+            encode_request(messages, blobs.text),
+            blobs.text(record.content),
+            blobs.text(record.reasoning) if record.reasoning else None,
+            record.finish_reason,
+            record.prompt_tokens,
+            record.completion_tokens,
+            record.cached_tokens,
+            record.latency,
+            record.attempts,
+            record.endpoint,
+        ),
+    )
+    transaction.publish(
+        CallCompleted(
+            run=run,
+            task=task,
+            trajectory=place.trajectory,
+            step=place.step,
+            role=place.role,
+            module=place.module,
+            prompt_tokens=record.prompt_tokens,
+            completion_tokens=record.completion_tokens,
+        )
+    )
+    return identifier
+
+
+async def load_journal(reader: Reader, trajectory: int) -> dict[tuple[Place, bytes], JournalledReply]:
+    """All replies of a trajectory by place and request digest."""
+    rows = await reader.fetch(
+        "SELECT c.*, b.data FROM calls c JOIN blobs b ON b.id = c.reply WHERE c.trajectory = ?", (trajectory,)
+    )
+    return {(_place_from_row(row), row["digest"]): _reply_from_row(row) for row in rows}
+
+
+async def load_request(reader: Reader, call: int) -> tuple[Message, ...]:
+    """The messages of a journalled call, as the endpoint received them.
+
+    Raises:
+        LookupError: there is no such call.
+    """
+    row = await reader.fetch_one("SELECT request FROM calls WHERE id = ?", (call,))
+    if row is None:
+        raise LookupError(f"there is no call {call}")
+    numbers = sorted(referenced_blobs(row["request"]))
+    marks = ", ".join("?" * len(numbers))
+    blobs = await reader.fetch(f"SELECT id, data FROM blobs WHERE id IN ({marks})", numbers)  # noqa: S608 - only marks
+    return decode_request(row["request"], {blob["id"]: decode_text(blob["data"]) for blob in blobs})
+
+
+def _place_from_row(row: sqlite3.Row) -> Place:
+    return Place(
+        trajectory=row["trajectory"],
+        step=row["step"],
+        role=row["role"],
+        module=row["module"],
+        ordinal=row["ordinal"],
+    )
+
+
+def _reply_from_row(row: sqlite3.Row) -> JournalledReply:
+    return JournalledReply(row["id"], decode_text(row["data"]), row["latency"])

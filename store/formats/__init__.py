@@ -1,0 +1,1 @@
+"""The formats in which data enters and leaves: one module for each."""

@@ -1,0 +1,53 @@
+"""One writer a data directory: an advisory lock on `DIR/lock`, freed by the kernel when its holder dies."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+
+from store.errors import DataLockedError
+
+
+class DataLock:
+    """The right to write to a data directory. The file holds the owner's process id, for messages only."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._descriptor: int | None = None
+
+    @property
+    def file(self) -> Path:
+        """The file that is locked; it stays behind, unlocked, when the owner has gone."""
+        return self._directory / "lock"
+
+    def acquire(self) -> None:
+        """Take the lock, making the directory if it is missing.
+
+        Raises:
+            DataLockedError: another process holds it.
+        """
+        self._directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise DataLockedError(self._directory, self.owner()) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Give the lock back, if it is held."""
+        if self._descriptor is not None:
+            os.ftruncate(self._descriptor, 0)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def owner(self) -> int | None:
+        """The process id that the last owner left, if it is readable."""
+        with contextlib.suppress(OSError, ValueError):
+            return int(self.file.read_text(encoding="ascii"))
+        return None

@@ -1,0 +1,105 @@
+"""Tasks: what is to be solved, with its gold answer and the files that a rollout starts with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import orjson
+
+from store.blobs import content_digest, decode_text
+from store.database import Reader
+from store.errors import StoreError
+from store.events import TaskSubmitted
+from store.formats.task_files import TaskRecord
+from store.manifests import Manifest
+from store.transaction import Transaction
+
+
+class ChangedTaskError(StoreError):
+    """Raised when a task is submitted under the id of another one with different content."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(
+            f"task {name!r} is already in this run with another question, answer or file: "
+            "give the changed task an id of its own, or start a new run"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A task as handlers and agents see it."""
+
+    id: int
+    run: int
+    name: str
+    question: str
+    answer: str | None  # the gold answer
+    workspace: int | None  # blob of the manifest of its files; None: no files
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFile:
+    """A file that comes with a task: its name in the workspace and its content."""
+
+    name: str
+    content: bytes
+
+
+def submit_task(
+    transaction: Transaction, *, run: int, record: TaskRecord, files: tuple[TaskFile, ...] = (), priority: int = 0
+) -> bool:
+    """Take a task into the queue of a run.
+
+    Returns:
+        False if the run has this task already: then nothing is changed.
+
+    Raises:
+        ChangedTaskError: the run has another task of that name.
+    """
+    digest = _digest(record, files)
+    known = transaction.execute("SELECT digest FROM tasks WHERE run = ? AND name = ?", (run, record.name)).fetchone()
+    if known is not None:
+        if known[0] != digest:
+            raise ChangedTaskError(record.name)
+        return False
+    blobs = transaction.blobs
+    manifest = Manifest.of_files({file.name: (blobs.content(file.content), 0o644) for file in files})
+    identifier = transaction.insert(
+        "INSERT INTO tasks (run, name, digest, question, answer, original, workspace, priority)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            run,
+            record.name,
+            digest,
+            blobs.text(record.question),
+            record.answer,
+            blobs.content(orjson.dumps(record.original)),
+            blobs.content(manifest.encode()) if manifest.entries else None,
+            priority,
+        ),
+    )
+    transaction.publish(TaskSubmitted(run=run, task=identifier))
+    return True
+
+
+async def load_task(reader: Reader, identifier: int) -> Task:
+    """The task of that id, which must exist."""
+    row = await reader.fetch_one(
+        "SELECT t.*, b.data FROM tasks t JOIN blobs b ON b.id = t.question WHERE t.id = ?", (identifier,)
+    )
+    if row is None:
+        raise LookupError(f"there is no task {identifier}")
+    return Task(
+        id=row["id"],
+        run=row["run"],
+        name=row["name"],
+        question=decode_text(row["data"]),
+        answer=row["answer"],
+        workspace=row["workspace"],
+    )
+
+
+def _digest(record: TaskRecord, files: tuple[TaskFile, ...]) -> bytes:
+    parts = [record.question, record.answer, [[file.name, content_digest(file.content).hex()] for file in files]]
+    return content_digest(orjson.dumps(parts))

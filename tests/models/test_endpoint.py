@@ -1,0 +1,440 @@
+"""Tests of the endpoint over real HTTP: every fault alone, all of them mixed, cancellation, keys."""
+
+from __future__ import annotations
+
+import traceback
+
+import anyio
+import anyio.lowlevel
+import orjson
+import pytest
+
+from runtime.models.chat import ChatReply, ChatRequest, Usage
+from runtime.models.endpoint import Endpoint
+from runtime.models.errors import (
+    ContentFiltered,
+    ContextOverflow,
+    EndpointStopped,
+    EndpointUnavailable,
+    ModelError,
+    RequestRefused,
+)
+from runtime.models.limiter import Limiting
+from runtime.models.settings import EndpointSettings
+from store.messages import Message
+from tests.models.server import (
+    GOOD,
+    HTML,
+    KEY,
+    REQUEST,
+    Behaviour,
+    answer,
+    close_before,
+    completion,
+    drip,
+    endpoint_for,
+    failure,
+    garbage,
+    reset_before,
+    reset_during,
+    serve,
+    stall,
+    stall_in_body,
+)
+from tests.models.simulated_server import seeded
+
+TRANSIENT: dict[str, Behaviour] = {
+    "429": failure(429, "slow down", "rate_limit_exceeded"),
+    "429 with retry-after": failure(429, headers={"Retry-After": "0.01"}),
+    "429 with retry-after-ms": failure(429, headers={"Retry-After-Ms": "5"}),
+    "429 with a date in the past": failure(429, headers={"Retry-After": "Mon, 01 Jan 2024 00:00:00 GMT"}),
+    "408": failure(408),
+    "500": failure(500),
+    "502 with HTML": answer(b"<html>bad gateway</html>", 502, content_type="text/html"),
+    "503": failure(503),
+    "504": failure(504),
+    "529": failure(529, "overloaded"),
+    "reset before the body": reset_before,
+    "close before the body": close_before,
+    "reset during the body": reset_during,
+    "garbage instead of HTTP": garbage,
+    "truncated JSON": answer(orjson.dumps(completion())[:-20]),
+    "malformed JSON": answer(b'{"choices": [}'),
+    "empty body": answer(b""),
+    "HTML with status 200": HTML,
+    "JSON that is no object": answer([1, 2]),
+    "no choices": answer({"id": "x"}),
+    "empty choices": answer({"id": "x", "choices": []}),
+    "no message": answer({"choices": [{"finish_reason": "stop"}]}),
+    "aborted by the server": answer(completion("half", finish_reason="abort")),
+    "an overload error with status 200": answer({"error": {"message": "overloaded", "code": 503}}),
+}
+
+SLOW: dict[str, Behaviour] = {"stall": stall, "slow drip": drip, "stall in the body": stall_in_body}
+
+OVERFLOWS = {
+    "openai": failure(400, "This model's maximum context length is 8192 tokens.", "context_length_exceeded"),
+    "vllm": failure(400, "The decoder prompt (length 9000) is longer than the maximum model length of 8192"),
+    "sglang": failure(400, "The input (9000 tokens) is longer than the model's context length (8192 tokens)."),
+    "anthropic by proxy": failure(400, "prompt is too long: 200001 tokens > 200000 maximum"),
+    "gemini by proxy": failure(400, "The input token count (9000) exceeds the maximum number of tokens allowed"),
+    "llama.cpp": failure(400, "the request exceeds the available context size", "exceed_context_size_error"),
+    "too large a body": failure(413, "Payload Too Large"),
+}
+
+FINAL: dict[str, tuple[Behaviour, type[ModelError]]] = {
+    "400": (failure(400, "temperature must be below 2"), RequestRefused),
+    "404": (failure(404, "The model `m` does not exist.", "model_not_found"), RequestRefused),
+    "422": (failure(422, "bad"), RequestRefused),
+    "redirect": (answer({}, 307, {"Location": "http://127.0.0.1:1/v1/chat/completions"}), RequestRefused),
+    "content filter as a code": (failure(400, "filtered", "content_filter"), ContentFiltered),
+    "content filter as a finish reason": (answer(completion("", "content_filter")), ContentFiltered),
+    **{f"overflow as {name} says it": (behaviour, ContextOverflow) for name, behaviour in OVERFLOWS.items()},
+}
+
+
+async def test_a_reply_has_content_reasoning_usage_and_where_it_came_from() -> None:
+    document = completion("Thought: x", reasoning_content="let me see")
+    async with (
+        serve(answer(document, headers={"x-request-id": "r-7"})) as server,
+        endpoint_for(server.url) as endpoint,
+    ):
+        reply = await endpoint.complete(REQUEST, headers={"x-cso-role": "policy"})
+    assert reply == ChatReply(
+        content="Thought: x",
+        reasoning="let me see",
+        finish_reason="stop",
+        usage=Usage(prompt=11, completion=7, cached=4),
+        latency=reply.latency,
+        attempts=1,
+        endpoint="policy",
+        request_id="r-7",
+    )
+    assert reply.latency > 0
+
+
+async def test_the_server_gets_the_request_byte_for_byte_with_key_and_trace_headers() -> None:
+    request = ChatRequest(
+        model="m",
+        messages=(Message("system", "Überlege"), Message("user", 'say "hi"\n')),
+        temperature=0.2,
+        top_p=0.95,
+        max_tokens=100,
+        seed=5,
+        stop=("END",),
+    )
+    async with serve() as server, endpoint_for(server.url) as endpoint:
+        await endpoint.complete(request, headers={"x-cso-task": "größe 1\r\nx: y", "x-cso-step": "3"})
+    assert server.requests == [request.body()]
+    assert orjson.loads(server.requests[0]) == {
+        "model": "m",
+        "messages": [{"role": "system", "content": "Überlege"}, {"role": "user", "content": 'say "hi"\n'}],
+        "temperature": 0.2,
+        "top_p": 0.95,
+        "max_tokens": 100,
+        "seed": 5,
+        "stop": ["END"],
+    }
+    headers = server.headers[0]
+    assert headers["authorization"] == f"Bearer {KEY}"
+    assert headers["content-type"] == "application/json"
+    assert (headers["x-cso-task"], headers["x-cso-step"]) == ("gr%C3%B6%C3%9Fe 1%0D%0Ax%3A y", "3")
+
+
+async def test_without_a_key_a_placeholder_is_sent_whatever_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, KEY)
+    async with serve() as server, endpoint_for(server.url, api_key=None) as endpoint:
+        await endpoint.complete(REQUEST, headers={})
+    assert server.headers[0]["authorization"] == "Bearer EMPTY"
+    assert KEY not in str(server.headers)
+
+
+@pytest.mark.parametrize("content", ["", None])
+async def test_empty_content_is_a_reply(content: str | None) -> None:
+    async with serve(answer(completion(content))) as server, endpoint_for(server.url) as endpoint:
+        reply = await endpoint.complete(REQUEST, headers={})
+    assert (reply.content, reply.finish_reason, reply.attempts) == ("", "stop", 1)
+
+
+@pytest.mark.parametrize("behaviour", TRANSIENT.values(), ids=TRANSIENT.keys())
+async def test_a_passing_fault_costs_an_attempt_and_nothing_else(behaviour: Behaviour) -> None:
+    async with serve(behaviour, GOOD) as server, endpoint_for(server.url) as endpoint:
+        reply = await endpoint.complete(REQUEST, headers={})
+        snapshot = endpoint.snapshot()
+    assert (reply.content, reply.attempts) == ("hi", 2)
+    assert (snapshot.in_flight, snapshot.waiting, snapshot.retried, snapshot.calls) == (0, 0, 1, 1)
+
+
+@pytest.mark.parametrize("behaviour", TRANSIENT.values(), ids=TRANSIENT.keys())
+async def test_a_lasting_fault_ends_after_the_last_attempt(behaviour: Behaviour) -> None:
+    async with serve(behaviour) as server, endpoint_for(server.url, attempts=4) as endpoint:
+        with pytest.raises(EndpointUnavailable) as caught:
+            await endpoint.complete(REQUEST, headers={})
+        assert endpoint.snapshot().in_flight == 0
+    assert caught.value.attempts == len(server.requests) == 4
+    assert "4 attempts" in str(caught.value)
+
+
+@pytest.mark.parametrize(("behaviour", "error"), FINAL.values(), ids=FINAL.keys())
+async def test_a_final_fault_is_never_retried(behaviour: Behaviour, error: type[ModelError]) -> None:
+    async with serve(behaviour, GOOD) as server, endpoint_for(server.url) as endpoint:
+        with pytest.raises(error) as caught:
+            await endpoint.complete(REQUEST, headers={})
+        assert type(caught.value) is error
+        assert len(server.requests) == 1
+        assert (await endpoint.complete(REQUEST, headers={})).content == "hi"
+
+
+async def test_a_prompt_repeated_in_an_error_does_not_decide_what_the_error_is() -> None:
+    echo = {"detail": [{"loc": ["body"], "msg": "bad", "input": "is the content_filter of context length 5?"}]}
+    async with serve(answer(echo, 422)) as server, endpoint_for(server.url) as endpoint:
+        with pytest.raises(ModelError) as caught:
+            await endpoint.complete(REQUEST, headers={})
+    assert type(caught.value) is RequestRefused
+
+
+@pytest.mark.parametrize("behaviour", SLOW.values(), ids=SLOW.keys())
+async def test_a_slow_body_ends_with_its_attempt(behaviour: Behaviour) -> None:
+    async with serve(behaviour, GOOD) as server, endpoint_for(server.url, timeout=0.3) as endpoint:
+        with anyio.fail_after(10):
+            reply = await endpoint.complete(REQUEST, headers={})
+    assert reply.attempts == 2
+
+
+@pytest.mark.parametrize("behaviour", [*SLOW.values(), failure(500), reset_before])
+async def test_no_call_outlives_its_deadline(behaviour: Behaviour) -> None:
+    async with (
+        serve(behaviour) as server,
+        endpoint_for(server.url, attempts=10**6, timeout=0.2, deadline=0.7) as endpoint,
+    ):
+        with anyio.fail_after(10), pytest.raises(EndpointUnavailable, match=r"deadline of 0\.7 s"):
+            await endpoint.complete(REQUEST, headers={})
+
+
+async def test_the_deadline_covers_waiting_for_a_slot() -> None:
+    async with (
+        serve(stall) as server,
+        endpoint_for(server.url, timeout=60, deadline=0.3, max_in_flight=1) as endpoint,
+        anyio.create_task_group() as group,
+    ):
+        permit = await endpoint._limiter.acquire(deadline=anyio.current_time() + 60)
+        assert permit is not None
+        with anyio.fail_after(10), pytest.raises(EndpointUnavailable, match="no slot"):
+            await endpoint.complete(REQUEST, headers={})
+        permit.release()
+        group.cancel_scope.cancel()
+    assert server.requests == []
+
+
+async def test_a_pause_past_the_deadline_fails_the_call_at_once() -> None:
+    behaviour = failure(429, headers={"Retry-After": "600"})
+    async with serve(behaviour) as server, endpoint_for(server.url, deadline=30) as endpoint:
+        with anyio.fail_after(10), pytest.raises(EndpointUnavailable) as caught:
+            await endpoint.complete(REQUEST, headers={})
+        assert caught.value.retry_after == 600
+        assert endpoint.snapshot().limiting is Limiting.RETRY_AFTER
+        with anyio.fail_after(10), pytest.raises(EndpointUnavailable):
+            await endpoint.complete(REQUEST, headers={})
+    assert len(server.requests) == 1
+
+
+async def test_retry_after_holds_every_call_of_the_endpoint() -> None:
+    behaviour = failure(429, headers={"Retry-After": "0.5"})
+    async with serve(behaviour, GOOD) as server, endpoint_for(server.url, attempts=1) as endpoint:
+        with pytest.raises(EndpointUnavailable):
+            await endpoint.complete(REQUEST, headers={})
+        refused_at = anyio.current_time()
+        ends: list[float] = []
+
+        async def call() -> None:
+            await endpoint.complete(REQUEST, headers={})
+            ends.append(anyio.current_time())
+
+        async with anyio.create_task_group() as group:
+            for _ in range(5):
+                group.start_soon(call)
+        assert (endpoint.snapshot().refused, endpoint.snapshot().calls) == (1, 6)
+    assert min(ends) >= refused_at + 0.4
+    assert len(server.requests) == 6
+
+
+async def test_a_refused_key_stops_the_endpoint_with_one_message() -> None:
+    async with serve(failure(401, f"Incorrect API key provided: {KEY}"), GOOD) as server:
+        async with endpoint_for(server.url) as endpoint:
+            messages = set()
+            for _ in range(3):
+                with pytest.raises(EndpointStopped) as caught:
+                    await endpoint.complete(REQUEST, headers={})
+                messages.add(str(caught.value))
+            assert endpoint.snapshot().stopped
+        (message,) = messages
+        assert "endpoint policy" in message
+        assert "POLICY_KEY" in message
+        assert len(server.requests) == 1
+        async with endpoint_for(server.url) as endpoint:
+            assert (await endpoint.complete(REQUEST, headers={})).content == "hi"
+
+
+async def test_calls_that_wait_learn_of_the_refused_key_without_asking() -> None:
+    async with serve(failure(403)) as server, endpoint_for(server.url, max_in_flight=1) as endpoint:
+        stopped = 0
+
+        async def call() -> None:
+            nonlocal stopped
+            with pytest.raises(EndpointStopped):
+                await endpoint.complete(REQUEST, headers={})
+            stopped += 1
+
+        async with anyio.create_task_group() as group:
+            for _ in range(20):
+                group.start_soon(call)
+    assert (stopped, len(server.requests)) == (20, 1)
+
+
+async def test_an_empty_account_stops_the_endpoint() -> None:
+    behaviour = failure(429, "You exceeded your current quota", "insufficient_quota")
+    async with serve(behaviour) as server, endpoint_for(server.url) as endpoint:
+        with pytest.raises(EndpointStopped, match="credit"):
+            await endpoint.complete(REQUEST, headers={})
+
+
+async def test_nobody_listening_is_unavailable() -> None:
+    async with serve() as server:
+        url = server.url
+    async with endpoint_for(url) as endpoint:
+        with pytest.raises(EndpointUnavailable, match="cannot connect"):
+            await endpoint.complete(REQUEST, headers={})
+
+
+async def test_a_connection_closed_while_idle_costs_no_back_off() -> None:
+    async with (
+        serve(GOOD, close_before, close_before, GOOD) as server,
+        Endpoint(
+            EndpointSettings(name="policy", base_url=server.url, backoff=10**6, backoff_max=10**6, deadline=20)
+        ) as endpoint,
+    ):
+        await endpoint.complete(REQUEST, headers={})
+        with anyio.fail_after(10):
+            reply = await endpoint.complete(REQUEST, headers={})
+    assert reply.attempts == 3
+
+
+async def test_all_faults_mixed_end_in_a_reply_or_a_classified_error() -> None:
+    random = seeded(7)
+    final = [behaviour for behaviour, _ in FINAL.values()]
+    faults = [*TRANSIENT.values(), *SLOW.values(), *final]
+
+    def choose() -> Behaviour:
+        return random.choice(faults) if random.random() < 0.3 else GOOD
+
+    ends: list[ChatReply | ModelError] = []
+    calls = 400
+    async with (
+        serve(choose=choose) as server,
+        endpoint_for(server.url, attempts=6, timeout=0.5, deadline=15, max_in_flight=40) as endpoint,
+    ):
+
+        async def call(number: int) -> None:
+            try:
+                ends.append(await endpoint.complete(REQUEST, headers={"x-cso-step": str(number)}))
+            except ModelError as error:
+                ends.append(error)
+
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as group:
+                for number in range(calls):
+                    group.start_soon(call, number)
+        snapshot = endpoint.snapshot()
+    replies = [end for end in ends if isinstance(end, ChatReply)]
+    kinds = {type(end) for end in ends}
+    assert len(ends) == calls
+    assert len(replies) > calls / 2
+    assert {reply.content for reply in replies} == {"hi"}
+    assert kinds >= {ChatReply, RequestRefused, ContentFiltered, ContextOverflow}
+    assert not [end for end in ends if KEY in str(end)]
+    assert (snapshot.in_flight, snapshot.waiting) == (0, 0)
+
+
+async def test_cancelling_calls_anywhere_leaves_the_limiter_balanced() -> None:
+    random = seeded(3)
+    behaviours: list[Behaviour] = [GOOD, stall, drip, failure(500), reset_during]
+    async with (
+        serve(choose=lambda: random.choice(behaviours)) as server,
+        endpoint_for(server.url, attempts=50, max_in_flight=8) as endpoint,
+    ):
+
+        async def call(scope: anyio.CancelScope) -> None:
+            with scope:
+                await endpoint.complete(REQUEST, headers={})
+
+        async with anyio.create_task_group() as group:
+            scopes = [anyio.CancelScope() for _ in range(60)]
+            for scope in scopes:
+                group.start_soon(call, scope)
+            random.shuffle(scopes)
+            for scope in scopes:
+                await anyio.sleep(0.002 * random.random())
+                scope.cancel()
+        snapshot = endpoint.snapshot()
+        assert (snapshot.in_flight, snapshot.waiting) == (0, 0)
+        server.behaviours = iter([GOOD] * 8)
+        async with anyio.create_task_group() as group:
+            for _ in range(8):
+                group.start_soon(call, anyio.CancelScope())
+
+
+async def test_a_reply_is_kept_before_its_caller_can_be_cancelled() -> None:
+    kept: list[ChatReply] = []
+    async with serve() as server, endpoint_for(server.url) as endpoint:
+        with anyio.CancelScope() as scope:
+
+            def keep(reply: ChatReply) -> None:
+                kept.append(reply)
+                scope.cancel()
+
+            await endpoint.complete(REQUEST, headers={}, keep=keep)
+            await anyio.lowlevel.checkpoint()
+    assert [reply.content for reply in kept] == ["hi"]
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        failure(401, f"bad key {KEY}"),
+        failure(400, "x" * 490 + KEY),
+        failure(500, f"Bearer {KEY}"),
+        answer(f"<html>{KEY}</html>".encode()),
+        reset_before,
+        stall,
+    ],
+)
+async def test_no_error_holds_the_key_or_leads_to_it(behaviour: Behaviour) -> None:
+    async with serve(behaviour) as server, endpoint_for(server.url, attempts=2, timeout=0.2) as endpoint:
+        with pytest.raises(ModelError) as caught:
+            await endpoint.complete(REQUEST, headers={})
+        shown = [repr(endpoint), repr(endpoint.settings), repr(endpoint.snapshot()), str(vars(caught.value))]
+        error: BaseException | None = caught.value
+        while error is not None:
+            shown += ["".join(traceback.format_exception(error)), repr(error), repr(vars(error))]
+            assert not hasattr(error, "request")
+            error = error.__cause__ or error.__context__
+    assert not [text for text in shown if KEY in text or KEY[:12] in text]
+    assert len(caught.value.body) <= 500
+
+
+async def test_rate_limit_headers_hold_the_next_call() -> None:
+    headers = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "60s"}
+    async with (
+        serve(answer(completion(), headers=headers)) as server,
+        endpoint_for(server.url, deadline=5) as endpoint,
+        anyio.create_task_group() as group,
+    ):
+        await endpoint.complete(REQUEST, headers={})
+        group.start_soon(lambda: endpoint.complete(REQUEST, headers={}))
+        await anyio.wait_all_tasks_blocked()
+        assert endpoint.snapshot().limiting is Limiting.RATE_LIMIT
+        group.cancel_scope.cancel()
+    assert len(server.requests) == 1

@@ -1,0 +1,224 @@
+"""The bus over a real database: every event reaches its handler once, whatever fails."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import anyio
+import pytest
+
+from runtime.bus import Bus, Retries
+from runtime.errors import InfrastructureError
+from runtime.handler import Result, nothing_more
+from store.database import Database
+from store.deliveries import count_owed, revive_deliveries
+from store.events import DeliveryFailed, Event, TaskFinished, TaskSubmitted
+from store.formats.task_files import TaskRecord
+from store.runs import create_run
+from store.tasks import submit_task
+from store.transaction import Transaction
+
+DEADLINE_S = 20
+
+
+class Scripted:
+    """A handler that does what the test says and remembers what it was given."""
+
+    name = "scripted"
+    consumes: tuple[type[Event], ...] = (TaskSubmitted,)
+
+    def __init__(self, react: Callable[[Event], Awaitable[Result]], workers: int = 2) -> None:
+        self.react = react
+        self.workers = workers
+        self.given: list[int] = []
+
+    async def handle(self, event: Event) -> Result:
+        """Remember the event, then react."""
+        self.given.append(event.seq)
+        return await self.react(event)
+
+
+async def content(_event: Event) -> Result:
+    return nothing_more
+
+
+def submit(transaction: Transaction, run: int, count: int, priority: int = 0) -> None:
+    for number in range(count):
+        record = TaskRecord(f"t{priority}-{number}", "question", "answer", None, {})
+        submit_task(transaction, run=run, record=record, priority=priority)
+
+
+@contextlib.asynccontextmanager
+async def opened(folder: Path, bus: Bus) -> AsyncIterator[Database]:
+    subscriptions = {"task-submitted": ["scripted"]}
+    async with Database(folder, subscriptions=subscriptions, on_commit=bus.on_commit) as database:
+        yield database
+
+
+async def begin(database: Database) -> int:
+    run = await database.write(lambda t: create_run(t, name="r", digest="d", identity={}))
+    return run.id
+
+
+async def drain(bus: Bus, database: Database, handler: Scripted) -> None:
+    with anyio.fail_after(DEADLINE_S):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(bus.run, database, [handler])
+            await bus.wait_until_drained()
+            tasks.cancel_scope.cancel()
+
+
+def quick_bus(attempts: int = 5, capacity: int = 4) -> Bus:
+    return Bus(retries=Retries(attempts=attempts, delay=0.001, max_delay=0.01), capacity=capacity)
+
+
+async def test_each_event_is_handled_once_and_finishes_its_task(tmp_path: Path) -> None:
+    bus, seen = quick_bus(), list[Event]()
+    bus.watch(seen.append)
+    handler = Scripted(content)
+    async with opened(tmp_path, bus) as database:
+        run = await begin(database)
+        await database.write(lambda t: submit(t, run, 100))
+        await drain(bus, database, handler)
+        assert await count_owed(database) == 0
+    assert len(handler.given) == len(set(handler.given)) == 100
+    assert sum(isinstance(event, TaskFinished) for event in seen) == 100
+
+
+async def test_events_published_while_working_are_delivered_too(tmp_path: Path) -> None:
+    bus = quick_bus()
+
+    async def multiply(event: Event) -> Result:
+        if len(handler.given) >= 40:
+            return nothing_more
+        return lambda transaction: transaction.publish(TaskSubmitted(run=event.run, task=event.task)) and None
+
+    handler = Scripted(multiply)
+    async with opened(tmp_path, bus) as database:
+        run = await begin(database)
+        await database.write(lambda t: submit(t, run, 20))
+        await drain(bus, database, handler)
+        assert await count_owed(database) == 0
+    assert len(handler.given) == len(set(handler.given)) >= 40
+
+
+async def test_what_a_stopped_bus_left_is_delivered_by_the_next(tmp_path: Path) -> None:
+    both_at_work = anyio.Event()
+
+    async def never(_event: Event) -> Result:
+        if len(stuck.given) == stuck.workers:
+            both_at_work.set()
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    first, stuck = quick_bus(), Scripted(never)
+    async with opened(tmp_path, first) as database:
+        run = await begin(database)
+        await database.write(lambda t: submit(t, run, 10))
+        with anyio.fail_after(DEADLINE_S):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(first.run, database, [stuck])
+                await both_at_work.wait()
+                tasks.cancel_scope.cancel()
+    second, handler = quick_bus(), Scripted(content)
+    async with opened(tmp_path, second) as database:
+        await drain(second, database, handler)
+    assert len(handler.given) == 10
+
+
+async def test_a_failed_delivery_comes_again_until_it_succeeds(tmp_path: Path) -> None:
+    bus, seen = quick_bus(), list[Event]()
+    bus.watch(seen.append)
+
+    async def third_time(event: Event) -> Result:
+        if handler.given.count(event.seq) < 3:
+            raise InfrastructureError("the endpoint is down")
+        return nothing_more
+
+    handler = Scripted(third_time)
+    async with opened(tmp_path, bus) as database:
+        run = await begin(database)
+        await database.write(lambda t: submit(t, run, 3))
+        await drain(bus, database, handler)
+    failures = [event for event in seen if isinstance(event, DeliveryFailed)]
+    assert [failure.dead for failure in failures] == [False] * 6
+    assert sum(isinstance(event, TaskFinished) for event in seen) == 3
+
+
+async def test_a_delivery_that_keeps_failing_is_set_aside_and_can_be_put_back(tmp_path: Path) -> None:
+    bus = quick_bus(attempts=3)
+
+    async def fail(_event: Event) -> Result:
+        raise InfrastructureError("no such luck")
+
+    handler = Scripted(fail)
+    async with opened(tmp_path, bus) as database:
+        run = await begin(database)
+        await database.write(lambda t: submit(t, run, 1))
+        await drain(bus, database, handler)
+        (row,) = await database.fetch("SELECT dead, attempts, error FROM deliveries")
+        assert tuple(row) == (1, 3, "no such luck")
+        assert await database.write(revive_deliveries) == 1
+    again, content_handler = quick_bus(), Scripted(content)
+    async with opened(tmp_path, again) as database:
+        await drain(again, database, content_handler)
+        assert await count_owed(database) == 0
+    assert len(content_handler.given) == 1
+
+
+async def test_a_defect_in_a_handler_does_not_stop_the_others(tmp_path: Path) -> None:
+    bus = quick_bus(attempts=1)
+
+    async def odd(event: Event) -> Result:
+        if event.seq % 2:
+            raise KeyError("defect")
+        return nothing_more
+
+    async with opened(tmp_path, bus) as database:
+        run = await begin(database)
+        await database.write(lambda t: submit(t, run, 10))
+        await drain(bus, database, Scripted(odd))
+        rows = await database.fetch("SELECT error FROM deliveries WHERE dead = 1")
+    assert [row["error"] for row in rows] == ["KeyError: 'defect'"] * 5
+
+
+async def test_a_completing_write_that_fails_leaves_its_delivery_owed(tmp_path: Path) -> None:
+    bus = quick_bus()
+
+    async def broken(_event: Event) -> Result:
+        def write(transaction: Transaction) -> None:
+            transaction.execute("INSERT INTO runs (name) VALUES ('incomplete')")
+
+        return write
+
+    async with opened(tmp_path, bus) as database:
+        run = await begin(database)
+        await database.write(lambda t: submit(t, run, 1))
+        await drain(bus, database, Scripted(broken))
+        (row,) = await database.fetch("SELECT dead, attempts FROM deliveries")
+    assert tuple(row) == (1, 5)
+
+
+async def test_higher_priority_goes_first(tmp_path: Path) -> None:
+    bus, handler = quick_bus(), Scripted(content, workers=1)
+    async with opened(tmp_path, bus) as database:
+        run = await begin(database)
+        await database.write(lambda t: submit(t, run, 20))
+        await database.write(lambda t: submit(t, run, 3, priority=7))
+        await drain(bus, database, handler)
+        rows = await database.fetch(
+            "SELECT e.seq FROM events e JOIN tasks k ON k.id = e.task"
+            " WHERE e.kind = 'task-submitted' AND k.priority = 7"
+        )
+    assert handler.given[:3] == [row["seq"] for row in rows]
+
+
+@pytest.mark.parametrize(("failures", "most"), [(1, 1.0), (2, 2.0), (3, 4.0), (4, 5.0)])
+def test_delays_double_up_to_the_longest_and_are_jittered(failures: int, most: float) -> None:
+    retries = Retries(attempts=10, delay=1.0, max_delay=5.0)
+    delays = [retries.put_off(failures) for _ in range(50)]
+    assert all(delay is not None and most / 2 <= delay <= most for delay in delays)
+    assert len(set(delays)) > 1
+    assert retries.put_off(10) is None

@@ -1,0 +1,137 @@
+"""Workspaces: restored exactly, byte for byte, whatever the code left behind."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from runtime.workspaces import Workspace, WorkspaceLimits, Workspaces, WorkspaceTooLargeError
+from store.database import Database
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    async with Database(tmp_path / "data") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def workspaces(tmp_path: Path) -> Workspaces:
+    made = Workspaces(tmp_path / "data" / "workspaces", WorkspaceLimits(max_files=20, max_mb=1))
+    await made.clear()
+    return made
+
+
+async def keep(workspace: Workspace, database: Database) -> int | None:
+    capture = await workspace.capture()
+    manifest, blob = await database.write(capture.store)
+    workspace.remember(capture, manifest)
+    return blob
+
+
+def snapshot(folder: Path) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for path in sorted(folder.rglob("*")):
+        status = path.lstat()
+        kind: object = "folder"
+        if path.is_symlink():
+            kind = str(path.readlink())
+        elif path.is_file():
+            kind = (path.read_bytes(), stat.S_IMODE(status.st_mode))
+        found[str(path.relative_to(folder))] = kind
+    return found
+
+
+async def test_a_restored_workspace_equals_the_captured_one(database: Database, workspaces: Workspaces) -> None:
+    async with workspaces.open("a") as first:
+        (first.path / "deep" / "er").mkdir(parents=True)
+        (first.path / "deep" / "er" / "data.bin").write_bytes(bytes(range(256)))
+        (first.path / "run.sh").write_text("#!/bin/sh\n")
+        (first.path / "run.sh").chmod(0o750)
+        (first.path / "empty").mkdir()
+        (first.path / "link").symlink_to("/etc/hostname")
+        (first.path / "naïve \udcff name").write_text("odd")
+        before = snapshot(first.path)
+        blob = await keep(first, database)
+    async with workspaces.open("b") as second:
+        (second.path / "left over").write_text("from another rollout")
+        await second.restore(database, blob)
+        assert snapshot(second.path) == before
+
+
+async def test_restoring_undoes_what_later_steps_did(database: Database, workspaces: Workspaces) -> None:
+    async with workspaces.open("a") as workspace:
+        (workspace.path / "ledger").write_text("1")
+        first = await keep(workspace, database)
+        (workspace.path / "ledger").write_text("2")
+        (workspace.path / "more").write_text("x")
+        second = await keep(workspace, database)
+        await workspace.restore(database, first)
+        assert snapshot(workspace.path).keys() == {"ledger"}
+        assert (workspace.path / "ledger").read_text() == "1"
+        await workspace.restore(database, second)
+        assert (workspace.path / "ledger").read_text() == "2"
+        await workspace.restore(database, None)
+        assert snapshot(workspace.path) == {}
+
+
+async def test_equal_workspaces_are_one_manifest(database: Database, workspaces: Workspaces) -> None:
+    async with workspaces.open("a") as workspace:
+        (workspace.path / "same").write_text("content")
+        first = await keep(workspace, database)
+        second = await keep(workspace, database)
+    assert first == second
+
+
+async def test_a_file_that_changed_without_changing_its_size_is_captured(
+    database: Database, workspaces: Workspaces
+) -> None:
+    async with workspaces.open("a") as workspace:
+        path = workspace.path / "f"
+        path.write_text("old")
+        times = path.stat()
+        first = await keep(workspace, database)
+        path.write_text("new")
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert await keep(workspace, database) != first
+
+
+async def test_pipes_and_sockets_are_left_out_and_links_not_followed(
+    database: Database, workspaces: Workspaces, tmp_path: Path
+) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "secret").write_text("s")
+    async with workspaces.open("a") as workspace:
+        os.mkfifo(workspace.path / "pipe")
+        (workspace.path / "way out").symlink_to(tmp_path / "outside")
+        blob = await keep(workspace, database)
+        await workspace.restore(database, blob)
+        assert snapshot(workspace.path) == {"way out": str(tmp_path / "outside")}
+    assert (tmp_path / "outside" / "secret").read_text() == "s"
+
+
+async def test_files_without_permissions_are_captured_and_removed(database: Database, workspaces: Workspaces) -> None:
+    async with workspaces.open("a") as workspace:
+        folder = workspace.path / "locked"
+        folder.mkdir()
+        (folder / "f").write_text("x")
+        (folder / "f").chmod(0)
+        folder.chmod(0)
+        assert await keep(workspace, database) is not None
+    assert not workspace.path.exists()
+
+
+async def test_too_many_files_and_too_many_bytes_are_refused(workspaces: Workspaces) -> None:
+    async with workspaces.open("a") as workspace:
+        for number in range(21):
+            (workspace.path / str(number)).touch()
+        with pytest.raises(WorkspaceTooLargeError, match="20 files"):
+            await workspace.capture()
+    async with workspaces.open("b") as workspace:
+        (workspace.path / "big").write_bytes(bytes((1 << 20) + 1))
+        with pytest.raises(WorkspaceTooLargeError, match="1 MB"):
+            await workspace.capture()

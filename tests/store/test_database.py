@@ -1,0 +1,167 @@
+"""The database: durable, atomic writes from one writer, and readers beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import anyio
+import pytest
+
+from store.database import Database, Reader
+from store.deliveries import count_owed
+from store.errors import DataLockedError, NewerDatabaseError, NoDatabaseError, StoreClosedError
+from store.events import Event, RunStarted, TaskSubmitted
+from store.migrations import migrate, migration_steps
+from store.runs import create_run, find_run
+from store.transaction import Transaction
+
+
+def begin(transaction: Transaction) -> int:
+    return create_run(transaction, name="r", digest="d", identity={"critical.bad_max": 0.5}).id
+
+
+@pytest.fixture
+async def committed() -> list[Event]:
+    return []
+
+
+@pytest.fixture
+async def database(tmp_path: Path, committed: list[Event]) -> AsyncIterator[Database]:
+    def on_commit(events: Sequence[Event]) -> None:
+        committed.extend(events)
+
+    async with Database(tmp_path, subscriptions={"task-submitted": ["h"]}, on_commit=on_commit) as opened:
+        yield opened
+
+
+async def test_what_was_written_is_read_after_reopening(tmp_path: Path) -> None:
+    async with Database(tmp_path) as first:
+        await first.write(begin)
+    async with Database(tmp_path) as second:
+        run = await find_run(second, "r")
+    assert run is not None
+    assert run.identity == {"critical.bad_max": 0.5}
+
+
+async def test_an_event_a_delivery_and_the_rows_they_tell_of_are_one_commit(database: Database) -> None:
+    def write(transaction: Transaction) -> None:
+        run = begin(transaction)
+        transaction.publish(TaskSubmitted(run=run))
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        await database.write(write)
+    assert await find_run(database, "r") is None
+    assert await count_owed(database) == 0
+
+
+async def test_events_reach_the_listener_in_the_order_of_their_seq(
+    database: Database, committed: list[Event]
+) -> None:
+    run = await database.write(begin)
+    writes = [database.submit(lambda t: t.publish(TaskSubmitted(run=run))) for _ in range(50)]
+    published = await asyncio.gather(*writes)
+    assert [event.seq for event in committed] == list(range(1, 52))
+    assert [event.seq for event in published] == list(range(2, 52))
+    assert isinstance(committed[0], RunStarted)
+    assert await count_owed(database) == 50
+
+
+async def test_a_failing_write_fails_alone_in_its_group(database: Database) -> None:
+    run = await database.write(begin)
+
+    def good(transaction: Transaction) -> int:
+        return transaction.publish(TaskSubmitted(run=run)).seq
+
+    def bad(transaction: Transaction) -> int:
+        transaction.publish(TaskSubmitted(run=run))
+        transaction.execute("INSERT INTO runs (name) VALUES ('incomplete')")
+        return 0
+
+    # Submitted without a pause, so that the writer finds them in line together.
+    futures = [database.submit(bad if number == 5 else good) for number in range(10)]
+    results = await asyncio.gather(*futures, return_exceptions=True)
+    assert isinstance(results[5], sqlite3.IntegrityError)
+    assert sum(isinstance(result, int) for result in results) == 9
+    assert await count_owed(database) == 9
+
+
+async def test_a_write_is_committed_although_its_caller_was_cancelled(database: Database) -> None:
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await database.write(begin)
+    await database.write(lambda _transaction: None)
+    assert await find_run(database, "r") is not None
+
+
+async def test_blob_numbers_of_a_rolled_back_write_are_not_reused(database: Database) -> None:
+    def lost(transaction: Transaction) -> None:
+        transaction.blobs.text("x" * 200)
+        raise ValueError
+
+    with pytest.raises(ValueError, match=r"^$"):
+        await database.write(lost)
+    number = await database.write(lambda transaction: transaction.blobs.text("x" * 200))
+    rows = await database.fetch("SELECT id FROM blobs")
+    assert [row["id"] for row in rows] == [number]
+
+
+async def test_a_second_writer_is_told_who_holds_the_directory(database: Database, tmp_path: Path) -> None:
+    with pytest.raises(DataLockedError, match="in use by process"):
+        async with Database(tmp_path):
+            pass
+    assert await count_owed(database) == 0
+
+
+async def test_a_reader_works_beside_the_writer(database: Database, tmp_path: Path) -> None:
+    await database.write(begin)
+    async with Reader(tmp_path) as reader:
+        assert await find_run(reader, "r") is not None
+
+
+async def test_a_snapshot_does_not_move_while_others_write(database: Database) -> None:
+    await database.write(begin)
+    async with database.snapshot() as snapshot:
+        await snapshot.execute("BEGIN")
+        before = await snapshot.execute_fetchall("SELECT count(*) FROM events")
+        run = await find_run(database, "r")
+        assert run is not None
+        await database.write(lambda t: t.publish(TaskSubmitted(run=run.id)))
+        after = await snapshot.execute_fetchall("SELECT count(*) FROM events")
+    assert [tuple(row) for row in before] == [tuple(row) for row in after]
+
+
+async def test_reading_a_directory_without_a_run_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(NoDatabaseError, match="cso run"):
+        async with Reader(tmp_path):
+            pass
+
+
+async def test_a_write_after_the_end_is_refused(tmp_path: Path) -> None:
+    async with Database(tmp_path) as database:
+        pass
+    with pytest.raises(StoreClosedError):
+        await database.write(begin)
+
+
+async def test_a_database_of_a_later_release_is_left_alone(tmp_path: Path) -> None:
+    async with Database(tmp_path):
+        pass
+    with sqlite3.connect(tmp_path / "cso.sqlite3") as connection:
+        connection.execute("PRAGMA user_version = 999")
+    connection.close()
+    with pytest.raises(NewerDatabaseError, match="999"):
+        async with Database(tmp_path):
+            pass
+
+
+def test_migrating_step_by_step_gives_the_same_form_as_at_once(tmp_path: Path) -> None:
+    fresh = sqlite3.connect(tmp_path / "fresh", isolation_level=None)
+    migrate(fresh)
+    migrate(fresh)
+    (version,) = fresh.execute("PRAGMA user_version").fetchone()
+    assert version == len(migration_steps())
+    fresh.close()
