@@ -106,7 +106,10 @@ class Context:
 class Agent(Protocol):
     """The verbs of an agent."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """By which the settings choose it."""
+        ...
 
     def read(self, reply: str) -> Action:
         """The action that a reply to an action request holds."""

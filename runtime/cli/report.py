@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from store.export import Pair
@@ -68,6 +68,6 @@ def _errors(count: int) -> str:
     return f", {count} error (never used as evidence)" if count else ""
 
 
-def _by_role(counts: dict[str, int]) -> str:
+def _by_role(counts: Mapping[str, int]) -> str:
     roles = ", ".join(f"{role} {count:,}" for role, count in counts.items())
     return f"{sum(counts.values()):,} ({roles})" if counts else "0"

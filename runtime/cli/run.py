@@ -63,7 +63,7 @@ def read_all(files: Sequence[Path], *, strict: bool) -> tuple[list[TaskRecord], 
             if record.answer is None:
                 continue  # told above: without an answer nobody can judge it
             if record.name in records:
-                raise TaskFileError(f"task {record.name!r} is in {origins[record.name]} and in {file}: rename one")
+                raise TaskFileError(file, [f"task {record.name!r} is also in {origins[record.name]}: rename one"])
             records[record.name] = record
             origins[record.name] = file
     return list(records.values()), problems

@@ -169,7 +169,9 @@ class Endpoint:
                 raise self._error(self._stopped, attempts=call.attempts)
             call.attempts += 1
             started = anyio.current_time()
-            answer = await self._send(call, started)
+            # A request that is out will be billed: its reply is waited for, within the attempt's timeout.
+            with anyio.CancelScope(shield=True):
+                answer = await self._send(call, started)
             latency = anyio.current_time() - started
             if isinstance(answer, Answer):
                 reply = self._reply(answer, latency, call.attempts)

@@ -82,7 +82,7 @@ class ControlSocket(asyncio.Protocol):
         if len(self._data) > self._room and self._transport is not None:
             self._transport.abort()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _error: Exception | None) -> None:
         self.over.set()
         self._ended()
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -28,22 +30,15 @@ _HERE = Path(__file__).parent
 _BOOTSTRAP = (
     "import json, sys; sys.path.insert(0, sys.argv[1]); from child.zygote import main; main(json.loads(sys.argv[2]))"
 )
-# Imported before the forks, so that code need not wait for what code often imports.
-_WARM = (
-    "array,ast,asyncio,base64,bisect,calendar,collections.abc,concurrent.futures,copy,csv,dataclasses,datetime,decimal,"
-    "difflib,enum,fractions,functools,glob,gzip,hashlib,heapq,html.parser,io,itertools,json,locale,logging,math,"
-    "multiprocessing,operator,os,pathlib,pickle,pprint,random,re,shutil,sqlite3,statistics,string,struct,subprocess,"
-    "tempfile,textwrap,threading,time,traceback,typing,unicodedata,urllib.parse,urllib.request,uuid,"
-    "xml.etree.ElementTree,zipfile,zoneinfo"
-).split(",")
 
 
 class ZygoteHandle:
     """A running zygote. It ends when this process does, however that happens."""
 
-    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, scratch: Path) -> None:
         self._process = process
         self._control = control
+        self._scratch = scratch
         self._sending = anyio.Lock()
         self._dead = anyio.Event()
         self._mourners: set[Callable[[], None]] = set()
@@ -52,20 +47,20 @@ class ZygoteHandle:
         asyncio.get_running_loop().add_reader(self._pidfd, self._died)
 
     @classmethod
-    async def start(cls, footing: Footing, scratch: Path, marker: str) -> ZygoteHandle:
-        """Start a zygote whose executions carry a marker and keep temporary files in a folder of ours.
+    async def start(cls, footing: Footing, marker: str) -> ZygoteHandle:
+        """Start a zygote whose executions carry a marker in their environment.
 
-        To be called in the thread that runs the event loop for as long as the zygote is needed, because the zygote ends with
-        the thread that started it.
+        To be called in the thread that runs the event loop for as long as the zygote is needed, because the zygote
+        ends with the thread that started it.
 
         Raises:
             InfrastructureError: it did not come up.
         """
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         near.setblocking(False)
+        scratch = _make_scratch()
         with far:
-            process = _spawn(footing, far, scratch, marker)
-        handle = cls(process, near)
+            handle = cls(_spawn(footing, far, scratch, marker), near, scratch)
         try:
             await handle._greet()
         except BaseException:
@@ -121,6 +116,8 @@ class ZygoteHandle:
         if waiting.cancelled_caught:
             self.destroy()
             await self._dead.wait()
+        # The zygote removes it, if it gets to that.
+        await anyio.to_thread.run_sync(lambda: shutil.rmtree(self._scratch, ignore_errors=True))
 
     async def _greet(self) -> None:
         loop = asyncio.get_running_loop()
@@ -151,6 +148,13 @@ class ZygoteHandle:
             call()
 
 
+def _make_scratch() -> Path:
+    """A folder for the temporary files of executions, which they may pass but not list."""
+    scratch = Path(tempfile.mkdtemp(prefix="cso-sandbox-"))
+    scratch.chmod(0o711)
+    return scratch
+
+
 def _spawn(footing: Footing, control: socket.socket, scratch: Path, marker: str) -> subprocess.Popen[bytes]:
     settings = {
         "control": control.fileno(),
@@ -158,7 +162,6 @@ def _spawn(footing: Footing, control: socket.socket, scratch: Path, marker: str)
         "scratch": str(scratch),
         "marker": marker,
         "uids": None if footing.uids is None else [footing.uids.start, len(footing.uids)],
-        "warm": _WARM,
     }
     return subprocess.Popen(  # noqa: S603 - our own code, by an interpreter that the operator chose
         [footing.python, "-I", "-B", "-c", _BOOTSTRAP, _HERE, orjson.dumps(settings)],

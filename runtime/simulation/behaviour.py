@@ -1,4 +1,4 @@
-"""How the simulated server behaves beyond what it answers: speed, capacity, faults. All of it may change while it runs."""
+"""How the simulated server behaves beyond what it answers: speed, capacity and faults, changeable while it runs."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 
 import orjson
@@ -107,7 +108,6 @@ class Record:
     def open(
         self,
         *,
-        digest: str,
         model: str,
         role: str,
         headers: Mapping[str, str],
@@ -115,7 +115,8 @@ class Record:
         is_json: bool,
         now: float,
     ) -> Entry:
-        """Enter a request that has come in."""
+        """Enter a request that has come in; a content is known again by its bytes."""
+        digest = blake2b(body, digest_size=16).hexdigest()
         self._attempts[digest] += 1
         entry = Entry(
             number=self._count,

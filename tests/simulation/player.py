@@ -79,7 +79,7 @@ class Player:
         return self.standins.reply({"model": model, "messages": messages, "seed": seed})
 
     def play(self, task: ScenarioTask, start: int = 0, first: str | None = None) -> tuple[str | None, list[Snapshot]]:
-        """Play from a step on, `first` in place of the policy's action there; return the answer and the workspaces."""
+        """Play from a step on, `first` in place of the policy's action; return the answer and the workspaces."""
         before: list[Snapshot] = []
         for index in range(start, MAX_STEPS):
             before.append(self.snapshot())

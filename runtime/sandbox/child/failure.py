@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import linecache
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator, Optional
 
 FILE = "<action>"
 _MACHINERY = str(Path(__file__).parent)
@@ -34,9 +34,9 @@ def describe_exception(error: BaseException) -> str:
 
 
 def _parts(told: traceback.TracebackException) -> Iterator[traceback.TracebackException]:
-    pending = [told]
+    pending: list[traceback.TracebackException | None] = [told]
     while pending:
-        part: Optional[traceback.TracebackException] = pending.pop()
+        part = pending.pop()
         if part is not None:
             yield part
             pending += [part.__cause__, part.__context__, *(getattr(part, "exceptions", None) or ())]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Optional
+from typing import Any
 
 from .identity import Identity
 
@@ -18,7 +18,7 @@ class Job:
     slot: int
     workspace: str
     scratch: str
-    identity: Optional[Identity]
+    identity: Identity | None
     marker: str
     memory: int
     output: int
@@ -27,7 +27,7 @@ class Job:
     open_files: int
 
     @classmethod
-    def parse(cls, request: dict[str, Any], scratch: str, marker: str, first_uid: Optional[int]) -> Job:
+    def parse(cls, request: dict[str, Any], scratch: str, marker: str, first_uid: int | None) -> Job:
         """The job that a request of the daemon describes."""
         limits = request["limits"]
         slot = int(request["slot"])

@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from .identity import Identity
-
 _PAUSE_S = 0.002
 _LOOKS = 50
 _LISTS_CHILDREN = Path("/proc/thread-self/children").exists()
@@ -33,8 +31,8 @@ def reap(reaped: Reaped) -> bool:
         reaped(pid, status)
 
 
-def end_identity(identity: Identity, reaped: Reaped, seconds: float) -> bool:
-    """End all processes of an identity; to be called by its supervisor. Whether all are gone in time."""
+def end_all_code(reaped: Reaped, seconds: float) -> bool:
+    """End all processes of the caller's identity but itself, a keeper. Whether all are gone in time."""
     deadline = time.monotonic() + seconds
     while True:
         # One call reaches them all at once: no fork can slip through between two of them.
@@ -116,9 +114,9 @@ def _stop(spared: Collection[int]) -> set[int]:
 def _children(pid: int) -> list[int]:
     found: list[int] = []
     with contextlib.suppress(OSError):
-        for task in os.listdir(f"/proc/{pid}/task"):
+        for task in Path(f"/proc/{pid}/task").iterdir():
             try:
-                found += map(int, Path(f"/proc/{pid}/task/{task}/children").read_bytes().split())
+                found += map(int, Path(task, "children").read_bytes().split())
             except FileNotFoundError:
                 if not _LISTS_CHILDREN:
                     return _children_by_search(pid)

@@ -20,7 +20,7 @@ from .identity import BLOCK
 from .job import Job
 from .output import Output
 
-_END_S = 10.0
+_END_S = 5.0
 _CLEAN_S = 2.0
 _REPORT_S = 30.0
 _CHUNK = 1 << 16
@@ -119,7 +119,7 @@ class Supervisor:
 
     def _end(self) -> bool:
         if self._job.identity is not None:
-            return kin.end_identity(self._job.identity, self._reaped, _END_S)
+            return kin.end_all_code(self._reaped, _END_S)
         return kin.end_descendants((), self._reaped, _END_S)
 
     def _read(self, pipe: int) -> bool:

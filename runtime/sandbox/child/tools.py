@@ -6,7 +6,8 @@ import importlib.abc
 import importlib.machinery
 import sys
 import types
-from typing import Any, Callable, Optional, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from .channel import Channel, ToolError
 
@@ -32,14 +33,12 @@ class _ToolImporter(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         self._modules["tools"] = tools = types.ModuleType("tools")
         vars(tools).update(functions, ToolError=ToolError)
 
-    def find_spec(
-        self, fullname: str, path: Optional[Sequence[str]], target: Optional[types.ModuleType] = None
-    ) -> Optional[importlib.machinery.ModuleSpec]:
+    def find_spec(self, fullname: str, *_: object) -> importlib.machinery.ModuleSpec | None:
         if fullname not in self._modules:
             return None
         return importlib.machinery.ModuleSpec(fullname, self)
 
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> Optional[types.ModuleType]:
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType | None:
         return self._modules[spec.name]
 
     def exec_module(self, module: types.ModuleType) -> None:

@@ -97,7 +97,7 @@ def _dissolve(name: str, top: int, fresh: Iterator[str]) -> None:
 
 
 def _walk(folder: int, depth: int = 0, *, opening: bool = False) -> Iterator[tuple[os.DirEntry[str], int]]:
-    """All below a folder, each with the descriptor of the folder it is in; folders are `opening`-ed to their owner."""
+    """All below a folder, each with the descriptor of the folder it is in; `opening` those closed to their owner."""
     with os.scandir(folder) as entries:
         found = list(entries)
     for entry in found:

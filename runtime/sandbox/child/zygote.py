@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import json
 import os
 import select
@@ -18,7 +19,8 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass
-from typing import Any, Optional
+from pathlib import Path
+from typing import Any
 
 from . import kernel, kin, tree
 from .identity import Identity, claim_block
@@ -32,6 +34,14 @@ _COUNT_EVERY_S = 30.0
 _MAX_REQUEST = 1 << 16
 # What executions under way beside this one may have, where the kernel counts all processes of a user together.
 _NEIGHBOURS = 1024
+# Imported before the forks, so that code need not wait for what code often imports.
+_WARM = """
+array ast asyncio base64 bisect calendar collections.abc concurrent.futures copy csv dataclasses datetime decimal
+difflib enum fractions functools glob gzip hashlib heapq html.parser io itertools json locale logging math
+multiprocessing operator os pathlib pickle pprint random re shutil sqlite3 statistics string struct subprocess
+tempfile textwrap threading time traceback typing unicodedata urllib.parse urllib.request uuid xml.etree.ElementTree zipfile
+zoneinfo
+"""
 
 
 @dataclass
@@ -49,8 +59,8 @@ class Zygote:
         self._marker = marker
         self._wakeups = Wakeups()
         self._executions: dict[int, _Execution] = {}
-        self._first_uid: Optional[int] = None
-        self._claim: Optional[socket.socket] = None
+        self._first_uid: int | None = None
+        self._claim: socket.socket | None = None
         self._others = 0
         self._counted = -_COUNT_EVERY_S
 
@@ -88,7 +98,7 @@ class Zygote:
         with contextlib.suppress(OSError):
             folder = tree.open_folder(self._scratch)
             tree.empty(folder, _CLEAN_S)
-            os.rmdir(self._scratch)
+            Path(self._scratch).rmdir()
 
     def _await_executions(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -150,10 +160,10 @@ class Zygote:
         if status != 0:
             self._mop(execution.job.identity)
         with contextlib.suppress(OSError):
-            os.rmdir(execution.job.scratch)
+            Path(execution.job.scratch).rmdir()
         execution.control.close()
 
-    def _mop(self, identity: Optional[Identity]) -> None:
+    def _mop(self, identity: Identity | None) -> None:
         """End what a supervisor that was killed has left to us."""
         if identity is None:
             kin.end_descendants(self._executions.keys(), self._reaped, _MOP_S)
@@ -172,6 +182,7 @@ def main(settings: dict[str, Any]) -> None:
     control = socket.socket(fileno=settings["control"])
     control.set_inheritable(False)
     try:
+        kernel.use_small_pages()
         kernel.forbid_inspection()
         kernel.adopt_orphans()
         zygote = Zygote(control, settings["scratch"], settings["marker"])
@@ -180,7 +191,7 @@ def main(settings: dict[str, Any]) -> None:
             kin.end_marked(f"CSO_SANDBOX={settings['marker']}")
         else:
             zygote.claim(*settings["uids"])
-        _warm_up(settings["warm"])
+        _warm_up()
     except BaseException:
         control.send(json.dumps({"problem": traceback.format_exc()}).encode())
         raise
@@ -188,10 +199,10 @@ def main(settings: dict[str, Any]) -> None:
     zygote.close()
 
 
-def _warm_up(modules: list[str]) -> None:
-    for name in modules:
+def _warm_up() -> None:
+    for name in _WARM.split():
         with contextlib.suppress(ImportError):
-            __import__(name)
+            importlib.import_module(name)
     sys.path.pop(0)
     # What exists now stays as it is in every fork: looking through it for garbage would only copy its pages.
     gc.collect()

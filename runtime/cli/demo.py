@@ -1,0 +1,90 @@
+"""`cso demo`: the whole method on a generated task set, with simulated models behind a real server."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import anyio
+import typer
+
+from runtime.cli.export import export_pairs
+from runtime.cli.output import say, write_data, write_json
+from runtime.cli.report import pair_text, summary_json, summary_text
+from runtime.cli.run import exit_code, read_all
+from runtime.cli.runs import one_run
+from runtime.cli.working import Worked, work_off
+from runtime.config.settings import Settings
+from runtime.simulation.process import simulated_models
+from runtime.simulation.search import WorldSearch
+from runtime.simulation.world import World, WorldScore, score_pairs, write_tasks
+from store.database import FILE_NAME, Reader
+from store.export import Pair, load_pairs
+from store.formats import llamafactory
+from store.jsontypes import JsonValue
+
+_LATENCY_S = 0.08
+_JITTER_S = 0.04
+
+
+def demo(
+    data: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("cso-demo"),
+    tasks: Annotated[int, typer.Option(min=1, max=10_000, help="Number of generated tasks.")] = 40,
+    seed: Annotated[int, typer.Option(min=1, help="Seed of the generated tasks.")] = 7,
+    prm_noise: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of steps at which the PRM is wrong about the policy.")
+    ] = 0.0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Remove what an earlier demo left in the folder.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show the whole method on a generated task set with simulated models.
+
+    Everything but the models is real: HTTP, database, sandbox, files. Typed again after an interruption, the same
+    command goes on where it stopped.
+    """
+    if fresh and (data / FILE_NAME).exists():
+        shutil.rmtree(data)
+    say("The models of this demo are simulated: a local server plays policy, expert and PRM. The rest is real.")
+    worked, world = anyio.run(_work, data, tasks, seed, prm_noise)
+    if worked.stopped_by is not None:
+        raise typer.Exit(exit_code(worked))
+    dataset, log = data / "dataset" / llamafactory.FILE_NAME, data / FILE_NAME
+    anyio.run(export_pairs, data, None, data / "dataset")
+    pairs = anyio.run(_pairs, data)
+    score = score_pairs(world, [(pair.task, pair.step) for pair in pairs])
+    if json:
+        write_json({**summary_json(worked.summary, dataset=dataset), "world": _world_json(score)})
+    else:
+        if pairs:
+            write_data(f"{pair_text(pairs[0])}\n")
+        write_data(f"{summary_text(worked.summary, dataset=dataset, log=log)}\n{_world_text(score)}")
+    raise typer.Exit(exit_code(worked))
+
+
+async def _work(data: Path, tasks: int, seed: int, prm_noise: float) -> tuple[Worked, World]:
+    world = World.generate(seed, tasks)
+    records, _ = read_all([await anyio.to_thread.run_sync(write_tasks, world, data / "tasks")], strict=True)
+    record = data / "requests.jsonl"
+    async with simulated_models(
+        seed=seed, tasks=tasks, latency=_LATENCY_S, jitter=_JITTER_S, prm_noise=prm_noise, record=record
+    ) as url:
+        models = {role: {"base_url": url, "model": f"sim-{role}", "api_key_env": ""} for role in _ROLES}
+        settings = Settings.model_validate({"run": {"name": "demo", "data": data, "rollouts": 16}, "models": models})
+        return await work_off(settings, {}, records, search=WorldSearch(world)), world
+
+
+_ROLES = ("policy", "expert", "prm")
+
+
+async def _pairs(data: Path) -> list[Pair]:
+    async with Reader(data) as reader:
+        return [pair async for pair in load_pairs(reader, await one_run(reader, None))]
+
+
+def _world_json(score: WorldScore) -> dict[str, JsonValue]:
+    return {"critical": score.critical, "precision": score.precision, "recall": score.recall}
+
+
+def _world_text(score: WorldScore) -> str:
+    """How the verified steps compare with the truth, which only a simulated world knows."""
+    precision, recall = ("–" if value is None else f"{value:.2f}" for value in (score.precision, score.recall))
+    return f"truly critical steps      {score.critical}: precision {precision}, recall {recall} of those verified"

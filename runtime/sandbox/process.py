@@ -1,0 +1,131 @@
+"""The sandbox that runs code in processes of its own, forked from a warm interpreter."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import anyio
+
+from runtime.errors import InfrastructureError
+from runtime.sandbox.child.identity import BLOCK, Identity
+from runtime.sandbox.execution import Ending, Execution, Limits, Tool
+from runtime.sandbox.footing import Footing, find_footing
+from runtime.sandbox.session import Session, encode_program
+from runtime.sandbox.zygote import ZygoteHandle
+
+# Each execution has two user ids out of a block.
+_MAX_SLOTS = BLOCK // 2
+
+
+class ProcessSandbox:
+    """Runs up to `slots` executions at once, each in processes of its own that end with it.
+
+    To be used as an async context manager, in the thread and on the event loop that stay until it is left. No process
+    outlives it, nor this process, however that ends. `python` names the interpreter that runs the code (by default
+    this one, or the system's where users without privileges cannot reach it).
+
+    What it protects from code rests on user ids, resource limits and process supervision. As root, code runs under
+    unprivileged ids that no other process has; as an ordinary user, it runs as that user.
+    """
+
+    def __init__(self, *, slots: int = 256, python: Path | None = None) -> None:
+        if not 1 <= slots <= _MAX_SLOTS:
+            raise ValueError(f"slots must be from 1 to {_MAX_SLOTS}")
+        self._python = python
+        self._places = anyio.Semaphore(slots)
+        self._free = dict.fromkeys(range(slots))
+        self._runs = itertools.count()
+        self._marker = secrets.token_hex(16)
+        self._starting = anyio.Lock()
+        self._footing: Footing | None = None
+        self._zygote: ZygoteHandle | None = None
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        """Start.
+
+        Raises:
+            ConfigError: there is no interpreter that code could run with.
+            InfrastructureError: the zygote did not start.
+        """
+        self._footing = find_footing(self._python)
+        await self._living_zygote(self._footing)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End every execution, and wait until nothing is left of them."""
+        self._closed = True
+        with anyio.CancelScope(shield=True):
+            if self._zygote is not None:
+                await self._zygote.stop()
+
+    async def run(self, code: str, *, workspace: Path, tools: Mapping[str, Tool], limits: Limits) -> Execution:
+        """Run Python code; see Sandbox.run."""
+        footing = self._footing
+        if footing is None:
+            raise InfrastructureError("the sandbox has not been started")
+        program = encode_program(code, tools)
+        if program is None:
+            return Execution(output="", error="The code is too long.", ending=Ending.EXCEPTION, seconds=0.0)
+        workspace = _existing(workspace)
+        footing.check_workspace(workspace)
+        async with self._slot(workspace) as slot:
+            zygote = await self._living_zygote(footing)
+            try:
+                return await Session(next(self._runs), zygote, limits).conduct(slot, workspace, program, tools)
+            finally:
+                if zygote.first_uid is not None:
+                    _take_back(workspace, Identity.of_slot(zygote.first_uid, slot))
+
+    @contextlib.asynccontextmanager
+    async def _slot(self, workspace: Path) -> AsyncIterator[int]:
+        """A number that no other execution has, if possible the one that this workspace had before.
+
+        Its files then need not change hands, which would make them look changed.
+        """
+        async with self._places:
+            slot = self._former_slot(workspace)
+            if slot not in self._free:
+                slot = next(iter(self._free))
+            del self._free[slot]
+            try:
+                yield slot
+            finally:
+                self._free[slot] = None
+
+    def _former_slot(self, workspace: Path) -> int:
+        first = self._zygote.first_uid if self._zygote is not None else None
+        return -1 if first is None else (workspace.stat().st_gid - first) // 2
+
+    async def _living_zygote(self, footing: Footing) -> ZygoteHandle:
+        async with self._starting:
+            if self._closed:
+                raise InfrastructureError("the sandbox has been closed")
+            if self._zygote is None or self._zygote.dead:
+                self._zygote = await ZygoteHandle.start(footing, self._marker)
+            return self._zygote
+
+
+def _existing(workspace: Path) -> Path:
+    try:
+        return workspace.resolve(strict=True)
+    except OSError as error:
+        raise InfrastructureError(f"there is no workspace {workspace}: {error}") from error
+
+
+def _take_back(workspace: Path, identity: Identity) -> None:
+    """Close a workspace to the user id that the code had, which other code will have.
+
+    The group stays and tells which slot it was; group ids are never given to code of another slot.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        os.chown(workspace, os.geteuid(), identity.code)
