@@ -2,14 +2,14 @@
 
 A delivery is done when the handler's completing write and the mark "done" are committed in one transaction. One that
 fails is put off with growing, jittered delays up to a ceiling of attempts, then set aside with its error. Handlers
-work side by side and none waits for another's failures.
+work side by side and none waits for another's failures. Only deliveries of admitted runs are handed out.
 """
 
 from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,12 +17,12 @@ import anyio
 import structlog
 
 from runtime.errors import InfrastructureError
-from runtime.handler import Handler, Result
+from runtime.handler import Handler
 from runtime.lines import Line
 from store.database import Database
-from store.deliveries import Delivery, count_owed, fail_delivery, finish_delivery
+from store.deliveries import Delivery, complete_delivery, count_owed, fail_delivery
 from store.events import Event
-from store.transaction import Transaction, now_us
+from store.transaction import now_us
 
 Watcher = Callable[[Event], None]
 _ERROR_CHARACTERS = 2000
@@ -49,6 +49,15 @@ class Retries:
         return delay * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
 
 
+@dataclass(eq=False, slots=True)
+class _AtWork:
+    """A delivery that a handler has, and the scope in which it works."""
+
+    event: Event
+    scope: anyio.CancelScope
+    left: anyio.Event
+
+
 class Bus:
     """Delivers events to handlers.
 
@@ -62,26 +71,58 @@ class Bus:
         self._capacity = capacity
         self._lines: list[Line] = []
         self._watchers: list[Watcher] = []
-        self._drained = anyio.Event()
+        self._runs: set[int] = set()
+        self._withdrawn_tasks: set[int] = set()
+        self._at_work: set[_AtWork] = set()
+
+    @property
+    def at_work(self) -> tuple[Event, ...]:
+        """The events that handlers are working on."""
+        return tuple(work.event for work in self._at_work)
 
     def watch(self, watcher: Watcher) -> None:
         """Call a function with every event from now on, on the loop and in order; it must be quick."""
         self._watchers.append(watcher)
+
+    def admit(self, runs: Iterable[int]) -> None:
+        """Hand out deliveries of these runs too."""
+        self._runs.update(runs)
+        self.look()
+
+    async def withdraw(self, *, run: int | None = None, task: int | None = None) -> None:
+        """Hand out nothing more of a run or a task, and wait until its handlers have let go of it."""
+        if run is not None:
+            self._runs.discard(run)
+        if task is not None:
+            self._withdrawn_tasks.add(task)
+        going = [
+            work for work in self._at_work if work.event.run == run or (task is not None and work.event.task == task)
+        ]
+        for work in going:
+            work.scope.cancel()
+        for work in going:
+            await work.left.wait()
+
+    def look(self) -> None:
+        """The database may owe more than we know of, as after deliveries were put back."""
+        for line in self._lines:
+            line.look()
 
     def on_commit(self, events: Sequence[Event]) -> None:
         """Take the events of a commit, in order; this is for the database to call."""
         for event in events:
             for watcher in self._watchers:
                 watcher(event)
-            for line in self._lines:
-                if isinstance(event, line.handler.consumes):
-                    line.offer(event)
+            if event.run in self._runs:
+                for line in self._lines:
+                    if isinstance(event, line.handler.consumes):
+                        line.offer(event)
 
     async def run(self, database: Database, handlers: Sequence[Handler]) -> None:
         """Deliver until cancelled. A handler in work is cancelled with it and its delivery stays owed."""
         delay = self._retries.max_delay
         self._lines = [
-            Line(handler, capacity=max(self._capacity, 2 * handler.workers), longest_delay=delay)
+            Line(handler, runs=self._runs, capacity=max(self._capacity, 2 * handler.workers), longest_delay=delay)
             for handler in handlers
         ]
         async with anyio.create_task_group() as tasks:
@@ -89,31 +130,44 @@ class Bus:
                 tasks.start_soon(line.feed, database, name=f"feed {line.handler.name}")
                 for number in range(line.handler.workers):
                     tasks.start_soon(self._work, database, line, name=f"{line.handler.name} {number}")
-            tasks.start_soon(self._watch_for_the_end, database)
 
-    async def wait_until_drained(self) -> None:
-        """Wait until nothing is owed to any handler except what was set aside."""
-        await self._drained.wait()
+    async def wait_until_drained(self, database: Database) -> None:
+        """Wait until nothing of the admitted runs is owed except what was set aside.
 
-    async def _watch_for_the_end(self, database: Database) -> None:
-        """Looks at the lines, which is cheap, and asks the database only when they are all idle."""
-        while not self._drained.is_set():
-            if all(line.idle for line in self._lines) and await count_owed(database) == 0:
-                self._drained.set()
+        Looks at the lines, which is cheap, and asks the database only when they are all idle.
+        """
+        # Idleness of all lines at once is no event of any one of them.
+        while not self._idle or await count_owed(database, self._runs) > 0:  # noqa: ASYNC110
             await anyio.sleep(0.05)
+
+    @property
+    def _idle(self) -> bool:
+        return bool(self._lines) and all(line.idle for line in self._lines)
 
     async def _work(self, database: Database, line: Line) -> None:
         while True:
             delivery = await line.take()
+            event = delivery.event
+            try:
+                if event.run in self._runs and event.task not in self._withdrawn_tasks:
+                    await self._deliver_within_scope(database, line, delivery)
+            finally:
+                line.release(delivery)
+
+    async def _deliver_within_scope(self, database: Database, line: Line, delivery: Delivery) -> None:
+        with anyio.CancelScope() as scope:
+            work = _AtWork(delivery.event, scope, anyio.Event())
+            self._at_work.add(work)
             try:
                 await self._deliver(database, line, delivery)
             finally:
-                line.release(delivery)
+                self._at_work.discard(work)
+                work.left.set()
 
     async def _deliver(self, database: Database, line: Line, delivery: Delivery) -> None:
         try:
             result = await line.handler.handle(delivery.event)
-            await database.save(partial(_complete, result=result, delivery=delivery))
+            await database.save(partial(complete_delivery, delivery=delivery, result=result))
         except sqlite3.OperationalError:
             raise  # the disk is full or gone: no failure of the stage's, and nothing could be recorded anyway
         except InfrastructureError as error:
@@ -128,8 +182,3 @@ class Bus:
         write = partial(fail_delivery, delivery=delivery, error=error[:_ERROR_CHARACTERS], due=due)
         await database.save(write)
         line.look()
-
-
-def _complete(transaction: Transaction, *, result: Result, delivery: Delivery) -> None:
-    result(transaction)
-    finish_delivery(transaction, delivery)

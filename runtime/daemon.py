@@ -95,10 +95,11 @@ class Daemon:
 
     async def work(self, *, until_drained: bool) -> None:
         """Deliver events until cancelled or, if asked to, until nothing is owed but what was set aside."""
+        self.bus.admit([self.run.id])
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.bus.run, self.database, self.handlers)
             if until_drained:
-                await self.bus.wait_until_drained()
+                await self.bus.wait_until_drained(self.database)
                 tasks.cancel_scope.cancel()
 
 
@@ -235,7 +236,6 @@ def _models(settings: Settings, endpoints: Mapping[str, Endpoint], database: Dat
     return Models(
         {name: role(name, endpoint) for name, endpoint in endpoints.items()},
         database=database,
-        run_name=settings.run.name,
         seed=settings.run.seed,
         trace_headers=settings.models.trace_headers,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Collection
 
 import anyio
 
@@ -20,13 +21,21 @@ from store.transaction import now_us
 
 
 class Line:
-    """Deliveries for one handler: waiting in memory, in work, or known to be left in the database."""
+    """Deliveries for one handler: waiting in memory, in work, or known to be left in the database.
 
-    def __init__(self, handler: Handler, *, capacity: int, longest_delay: float) -> None:
+    Args:
+        runs: those whose deliveries are wanted; the caller may change the set, and says `look` when it grows.
+        capacity: how many are held at most.
+        longest_delay: seconds after which the database is asked again whatever it said.
+    """
+
+    def __init__(self, handler: Handler, *, runs: Collection[int], capacity: int, longest_delay: float) -> None:
         self.handler = handler
+        self._runs = runs
         self._capacity = capacity
         self._longest_delay = longest_delay
         self._held: set[int] = set()
+        self._released: set[int] = set()  # since the reading under way began, which may still show them as owed
         # Unbounded, because `capacity` already bounds what is put into it.
         self._waiting: asyncio.Queue[Delivery] = asyncio.Queue()
         self._behind = True  # what an earlier process left has yet to be looked up
@@ -58,6 +67,7 @@ class Line:
     def release(self, delivery: Delivery) -> None:
         """A delivery is done, put off or set aside: there is room again."""
         self._held.discard(delivery.event.seq)
+        self._released.add(delivery.event.seq)
         if self._behind:
             self._call_feeder()
 
@@ -85,10 +95,13 @@ class Line:
     async def _fill(self, reader: Reader) -> None:
         # Cleared first: an event committed while we read marks the line again, or is found and not taken twice.
         self._behind = False
+        self._released.clear()
         room = self._capacity - len(self._held)
-        found = await load_due(reader, self.handler.name, now=now_us(), limit=room, held=sorted(self._held))
+        found = await load_due(
+            reader, self.handler.name, runs=self._runs, now=now_us(), limit=room, held=frozenset(self._held)
+        )
         for delivery in found:
-            if delivery.event.seq not in self._held:
+            if delivery.event.seq not in self._held and delivery.event.seq not in self._released:
                 self._push(delivery)
         if len(found) == room:
             self._behind = True

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
+import orjson
+
 from store.database import Reader
-from store.events import DeliveryFailed, Event, TaskFinished, decode_event
+from store.events import DeliveryFailed, Event, TaskCancelled, TaskFinished, decode_event
 from store.transaction import Transaction
+from store.writer import Write
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,19 +22,22 @@ class Delivery:
     attempts: int = 0
 
 
-async def load_due(reader: Reader, handler: str, *, now: int, limit: int, held: Sequence[int]) -> list[Delivery]:
+async def load_due(
+    reader: Reader, handler: str, *, runs: Collection[int], now: int, limit: int, held: Collection[int]
+) -> list[Delivery]:
     """The deliveries that a handler may be given now: higher priority first, then older first.
 
     Args:
+        runs: those whose deliveries are wanted.
         now: microseconds since 1970, UTC; deliveries put off beyond it are left out.
         held: events whose deliveries the caller has already.
     """
     rows = await reader.fetch(
         "SELECT d.attempts, e.* FROM deliveries d JOIN events e ON e.seq = d.event"
-        " WHERE d.handler = ? AND d.dead = 0 AND d.due <= ? ORDER BY d.priority DESC, d.event LIMIT ?",
-        (handler, now, limit + len(held)),
+        " WHERE d.handler = ? AND d.dead = 0 AND d.due <= ? AND d.run IN (SELECT value FROM json_each(?))"
+        " ORDER BY d.priority DESC, d.event LIMIT ?",
+        (handler, now, _listed(runs), limit + len(held)),
     )
-    known = set(held)
     found = [
         Delivery(
             handler,
@@ -41,7 +47,7 @@ async def load_due(reader: Reader, handler: str, *, now: int, limit: int, held: 
             row["attempts"],
         )
         for row in rows
-        if row["seq"] not in known
+        if row["seq"] not in held
     ]
     return found[:limit]
 
@@ -54,16 +60,26 @@ async def next_due(reader: Reader, handler: str, *, after: int) -> int | None:
     return None if row is None else row[0]
 
 
-async def count_owed(reader: Reader) -> int:
-    """How many deliveries are open and not set aside."""
-    row = await reader.fetch_one("SELECT count(*) FROM deliveries WHERE dead = 0")
+async def count_owed(reader: Reader, runs: Collection[int]) -> int:
+    """How many deliveries of some runs are open and not set aside."""
+    row = await reader.fetch_one(
+        "SELECT count(*) FROM deliveries WHERE dead = 0 AND run IN (SELECT value FROM json_each(?))", (_listed(runs),)
+    )
     return 0 if row is None else int(row[0])
 
 
-def finish_delivery(transaction: Transaction, delivery: Delivery) -> None:
-    """Mark a delivery done; when nothing else of its task is owed, the task is finished."""
+def complete_delivery(transaction: Transaction, delivery: Delivery, result: Write[None]) -> None:
+    """Mark a delivery done and commit its result with it; when nothing else of its task is owed, that is finished.
+
+    A delivery that is not owed any more, because it was done or cancelled meanwhile, has no result.
+    """
     event = delivery.event
-    transaction.execute("DELETE FROM deliveries WHERE handler = ? AND event = ?", (delivery.handler, event.seq))
+    done = transaction.execute(
+        "DELETE FROM deliveries WHERE handler = ? AND event = ?", (delivery.handler, event.seq)
+    )
+    if done.rowcount == 0:
+        return
+    result(transaction)
     if event.task is None:
         return
     if transaction.execute("SELECT 1 FROM deliveries WHERE task = ? LIMIT 1", (event.task,)).fetchone() is None:
@@ -90,7 +106,29 @@ def fail_delivery(transaction: Transaction, delivery: Delivery, *, error: str, d
     )
 
 
-def revive_deliveries(transaction: Transaction) -> int:
-    """Put every delivery that was set aside back into the queue, with its attempts forgotten; how many they were."""
-    cursor = transaction.execute("UPDATE deliveries SET dead = 0, attempts = 0, due = 0 WHERE dead = 1")
+def revive_deliveries(transaction: Transaction, *, run: int | None = None, task: int | None = None) -> int:
+    """Put deliveries that were set aside back into the queue, their attempts forgotten; how many they were.
+
+    Args:
+        run: only those of this run.
+        task: only those of this task.
+    """
+    cursor = transaction.execute(
+        "UPDATE deliveries SET dead = 0, attempts = 0, due = 0, error = NULL"
+        " WHERE dead = 1 AND ifnull(?, run) = run AND (? IS NULL OR task = ?)",
+        (run, task, task),
+    )
     return cursor.rowcount
+
+
+def cancel_deliveries(transaction: Transaction, *, run: int, task: int) -> int:
+    """Owe nothing of a task any more and tell of it; how many deliveries were open. Evidence that is in stays."""
+    cursor = transaction.execute("DELETE FROM deliveries WHERE task = ?", (task,))
+    if cursor.rowcount:
+        transaction.publish(TaskCancelled(run=run, task=task, deliveries=cursor.rowcount))
+    return cursor.rowcount
+
+
+def _listed(runs: Collection[int]) -> str:
+    """Run numbers as the JSON array that `json_each` reads: a list of any length as one bound value."""
+    return orjson.dumps(list(runs)).decode()

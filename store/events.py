@@ -152,6 +152,14 @@ class TaskFinished(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TaskCancelled(Event):
+    """A person gave the task up; what was still owed for it is dropped, what is stored stays."""
+
+    kind: ClassVar[str] = "task-cancelled"
+    deliveries: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryFailed(Event):
     """A handler failed on an event: it is tried again later, or set aside."""
 
@@ -176,6 +184,7 @@ KINDS: dict[str, type[Event]] = {
         BranchCompleted,
         PairVerified,
         TaskFinished,
+        TaskCancelled,
         DeliveryFailed,
     )
 }

@@ -18,7 +18,7 @@ from store.transaction import Transaction, now_us
 class Run:
     """A run and the settings that it fixes.
 
-    `identity` maps dotted setting names to values; `digest` is taken over it.
+    `identity` maps dotted setting names to values; `digest` is taken over it. A `paused` run is left alone.
     """
 
     id: int
@@ -26,6 +26,7 @@ class Run:
     digest: str
     identity: dict[str, JsonValue]
     created: int  # microseconds since 1970, UTC
+    paused: bool = False
 
 
 def create_run(transaction: Transaction, *, name: str, digest: str, identity: dict[str, JsonValue]) -> Run:
@@ -37,6 +38,11 @@ def create_run(transaction: Transaction, *, name: str, digest: str, identity: di
     )
     transaction.publish(RunStarted(run=identifier, name=name, digest=digest))
     return Run(id=identifier, name=name, digest=digest, identity=identity, created=created)
+
+
+def set_paused(transaction: Transaction, run: int, *, paused: bool) -> None:
+    """Leave a run alone from now on, or take it up again."""
+    transaction.execute("UPDATE runs SET paused = ? WHERE id = ?", (paused, run))
 
 
 async def find_run(reader: Reader, name: str) -> Run | None:
@@ -57,4 +63,5 @@ def _from_row(row: sqlite3.Row) -> Run:
         digest=row["digest"],
         identity=cast("dict[str, JsonValue]", orjson.loads(row["identity"])),
         created=row["created"],
+        paused=bool(row["paused"]),
     )

@@ -32,6 +32,7 @@ class Task:
 
     id: int
     run: int
+    run_name: str
     name: str
     question: str
     answer: str | None  # the gold answer
@@ -86,13 +87,16 @@ def submit_task(
 async def load_task(reader: Reader, identifier: int) -> Task:
     """The task of that id, which must exist."""
     row = await reader.fetch_one(
-        "SELECT t.*, b.data FROM tasks t JOIN blobs b ON b.id = t.question WHERE t.id = ?", (identifier,)
+        "SELECT t.*, r.name AS run_name, b.data FROM tasks t JOIN runs r ON r.id = t.run"
+        " JOIN blobs b ON b.id = t.question WHERE t.id = ?",
+        (identifier,),
     )
     if row is None:
         raise LookupError(f"there is no task {identifier}")
     return Task(
         id=row["id"],
         run=row["run"],
+        run_name=row["run_name"],
         name=row["name"],
         question=decode_text(row["data"]),
         answer=row["answer"],

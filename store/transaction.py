@@ -58,9 +58,9 @@ class Transaction:
         committed = event.stamped(seq=cursor.lastrowid, time=now)
         for handler in self._subscriptions.get(event.kind, ()):
             self._connection.execute(
-                "INSERT INTO deliveries (handler, event, task, priority)"
-                " VALUES (?, ?, ?, ifnull((SELECT priority FROM tasks WHERE id = ?), 0))",
-                (handler, committed.seq, event.task, event.task),
+                "INSERT INTO deliveries (handler, event, run, task, priority)"
+                " VALUES (?, ?, ?, ?, ifnull((SELECT priority FROM tasks WHERE id = ?), 0))",
+                (handler, committed.seq, event.run, event.task, event.task),
             )
         self.published.append(committed)
         return committed

@@ -281,7 +281,9 @@ class Endpoint:
     def _out_of_time(self, call: _Call) -> ModelError:
         name, limit = self.settings.name, f"the call's deadline of {self.settings.deadline:g} s"
         if call.fault is None:
-            return EndpointUnavailable(f"no slot became free within {limit}", endpoint=name)
+            paused = self._limiter.paused_for()
+            reason = f"it asked to be left alone for {paused:.0f} s" if paused else f"no slot within {limit}"
+            return EndpointUnavailable(reason, endpoint=name, retry_after=paused or None)
         reason = f"{call.fault.reason}; {limit} leaves no time to ask again"
         return call.fault.to_error(name, attempts=call.attempts, reason=reason)
 

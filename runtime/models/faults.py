@@ -167,7 +167,7 @@ def timeout_fault(seconds: float, *, overload: bool) -> Fault:
     return Fault(
         reaction=Reaction.LATER,
         error=EndpointUnavailable,
-        reason=f"no complete reply within {seconds:.3g} s",
+        reason=f"no complete reply within {seconds:g} s",
         overload=overload,
     )
 

@@ -37,12 +37,9 @@ class Role:
 class Models:
     """The model roles of a run, each behind the journal."""
 
-    def __init__(
-        self, roles: Mapping[str, Role], *, database: Database, run_name: str, seed: int, trace_headers: bool
-    ) -> None:
+    def __init__(self, roles: Mapping[str, Role], *, database: Database, seed: int, trace_headers: bool) -> None:
         self.roles = roles
         self.database = database
-        self.run_name = run_name
         self.seed = seed
         self.trace_headers = trace_headers
 
@@ -128,7 +125,7 @@ class Journal:
         return {
             "x-cso-role": place.role,
             "x-cso-module": place.module,
-            "x-cso-run": _header_text(self._models.run_name),
+            "x-cso-run": _header_text(self._task.run_name),
             "x-cso-task": _header_text(self._task.name),
             "x-cso-trajectory": _header_text(self._trajectory.label),
             "x-cso-step": str(place.step),

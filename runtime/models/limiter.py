@@ -17,6 +17,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 
 if TYPE_CHECKING:
     from runtime.models.rates import RateGate
@@ -94,6 +95,8 @@ class Limiter:
         if max(anyio.current_time(), self._paused_until) >= deadline:
             return None
         if not self.waiting and self._blocked(tokens)[0] is Limiting.NONE:
+            # Without this, a caller cancelled long ago would go on sending: nothing else here waits.
+            await anyio.lowlevel.checkpoint_if_cancelled()
             return self._issue(tokens)
         return await self._wait(_Waiter(tokens), deadline, again=again)
 
@@ -101,12 +104,16 @@ class Limiter:
         """Let no call start for so long; the longest of several pauses holds."""
         self._paused_until = max(self._paused_until, anyio.current_time() + seconds)
 
+    def paused_for(self) -> float:
+        """Seconds left of a pause, 0 without one."""
+        return max(0.0, self._paused_until - anyio.current_time())
+
     def limiting(self) -> Limiting:
         """What holds the next call in the queue; with an empty queue only a pause counts."""
         if self.waiting:
             head = next((waiter for waiter in self._queue if not waiter.is_gone), None)
             return self._blocked(head.tokens if head else 0)[0]
-        return Limiting.RETRY_AFTER if anyio.current_time() < self._paused_until else Limiting.NONE
+        return Limiting.RETRY_AFTER if self.paused_for() else Limiting.NONE
 
     def give_back(self) -> None:
         """Take back a permit's slot; called by permits only."""

@@ -48,7 +48,10 @@ class EndpointSettings:
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "base_url", normalise_base_url(self.base_url))
+        try:
+            object.__setattr__(self, "base_url", normalise_base_url(self.base_url))
+        except ConfigError as error:
+            raise ConfigError(f"endpoint {self.name}: {error}") from None
         object.__setattr__(self, "api_key", (self.api_key or "").strip() or None)
         if self.api_key is not None and not _is_header_text(self.api_key):
             raise ConfigError(f"endpoint {self.name}: {self.key_place} holds characters that no key has")

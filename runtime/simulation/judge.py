@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _REFERENCE = "Reference answer:\n"
 _GIVEN = "\n\nAnswer given:\n"
 _CLOSING = "\n\nGive your verdict."
-_UNITS = re.compile(r"[$€£%\s]")
+_NUMBER = re.compile(r"[$€£]?\s*([+-]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?)\.?\s*%?")
 _LOOSE = re.compile(r"[^\w]+")
 
 
@@ -39,11 +39,11 @@ def is_same_answer(given: str, reference: str) -> bool:
 
 def _number(text: str) -> float | None:
     """The number that a text is, without units of money, percent signs and thousands separators."""
+    found = _NUMBER.fullmatch(text.strip())
     try:
-        value = float(_UNITS.sub("", text).replace(",", "").rstrip("."))
+        return float(found[1].replace(",", "")) if found else None
     except ValueError:
         return None
-    return value if math.isfinite(value) else None
 
 
 def _loose(text: str) -> str:

@@ -4,6 +4,7 @@ CREATE TABLE runs (
     name      TEXT NOT NULL UNIQUE,
     digest    TEXT NOT NULL,
     identity  BLOB NOT NULL,                     -- JSON object: dotted key -> value
+    paused    INTEGER NOT NULL DEFAULT 0,        -- 1: a person said to leave it alone for now
     created   INTEGER NOT NULL                   -- microseconds since 1970, UTC, as every time here
 ) STRICT;
 
@@ -121,6 +122,7 @@ CREATE TABLE events (
 CREATE TABLE deliveries (
     handler   TEXT NOT NULL,
     event     INTEGER NOT NULL REFERENCES events (seq),
+    run       INTEGER NOT NULL REFERENCES runs (id),
     task      INTEGER REFERENCES tasks (id),
     priority  INTEGER NOT NULL DEFAULT 0,
     attempts  INTEGER NOT NULL DEFAULT 0,

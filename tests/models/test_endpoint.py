@@ -5,9 +5,9 @@ from __future__ import annotations
 import traceback
 
 import anyio
-import anyio.lowlevel
 import orjson
 import pytest
+from aiohttp import web
 
 from runtime.models.chat import ChatReply, ChatRequest, Usage
 from runtime.models.endpoint import Endpoint
@@ -236,8 +236,9 @@ async def test_a_pause_past_the_deadline_fails_the_call_at_once() -> None:
             await endpoint.complete(REQUEST, headers={})
         assert caught.value.retry_after == 600
         assert endpoint.snapshot().limiting is Limiting.RETRY_AFTER
-        with anyio.fail_after(10), pytest.raises(EndpointUnavailable):
+        with anyio.fail_after(10), pytest.raises(EndpointUnavailable, match="left alone") as later:
             await endpoint.complete(REQUEST, headers={})
+        assert later.value.retry_after is not None
     assert len(server.requests) == 1
 
 
@@ -363,7 +364,7 @@ async def test_cancelling_calls_anywhere_leaves_the_limiter_balanced() -> None:
     behaviours: list[Behaviour] = [GOOD, stall, drip, failure(500), reset_during]
     async with (
         serve(choose=lambda: random.choice(behaviours)) as server,
-        endpoint_for(server.url, attempts=50, max_in_flight=8) as endpoint,
+        endpoint_for(server.url, attempts=50, timeout=0.2, max_in_flight=8) as endpoint,
     ):
 
         async def call(scope: anyio.CancelScope) -> None:
@@ -386,18 +387,41 @@ async def test_cancelling_calls_anywhere_leaves_the_limiter_balanced() -> None:
                 group.start_soon(call, anyio.CancelScope())
 
 
-async def test_a_reply_is_kept_before_its_caller_can_be_cancelled() -> None:
+async def test_a_reply_on_its_way_is_kept_though_its_caller_is_cancelled() -> None:
     kept: list[ChatReply] = []
-    async with serve() as server, endpoint_for(server.url) as endpoint:
-        with anyio.CancelScope() as scope:
+    asked = anyio.Event()
+    go_on = anyio.Event()
 
-            def keep(reply: ChatReply) -> None:
-                kept.append(reply)
-                scope.cancel()
+    async def behave(request: web.Request) -> web.StreamResponse:
+        asked.set()
+        await go_on.wait()
+        return await GOOD(request)
 
-            await endpoint.complete(REQUEST, headers={}, keep=keep)
-            await anyio.lowlevel.checkpoint()
+    async with serve(behave) as server, endpoint_for(server.url) as endpoint:
+        async with anyio.create_task_group() as group:
+            group.start_soon(lambda: endpoint.complete(REQUEST, headers={}, keep=kept.append))
+            await asked.wait()
+            group.cancel_scope.cancel()
+            go_on.set()
+        assert endpoint.snapshot().in_flight == 0
     assert [reply.content for reply in kept] == ["hi"]
+
+
+async def test_a_cancelled_call_sends_nothing_more() -> None:
+    scope = anyio.CancelScope()
+
+    async def cancel_and_reset(request: web.Request) -> web.StreamResponse:
+        scope.cancel()
+        return await reset_before(request)
+
+    async with serve(cancel_and_reset) as server, endpoint_for(server.url) as endpoint:
+        with scope:
+            await endpoint.complete(REQUEST, headers={})
+        with anyio.CancelScope() as cancelled_before:
+            cancelled_before.cancel()
+            await endpoint.complete(REQUEST, headers={})
+        assert endpoint.snapshot().in_flight == 0
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize(

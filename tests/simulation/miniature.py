@@ -1,7 +1,7 @@
 """The whole method in miniature, over the stand-ins alone: prompts by the contract, no store, server or sandbox.
 
-Run as a process of its own (`python -m tests.simulation.miniature SEED TASKS NOISE THINKING`). Writes one JSON object:
-how many tasks ended in success, the candidate steps, and the steps that were verified.
+Run as a process of its own (`python -m tests.simulation.miniature SEED TASKS NOISE THINKING`). Writes one JSON
+object: how many tasks ended in success, the candidate steps, and the steps that were verified.
 """
 
 from __future__ import annotations

@@ -14,7 +14,10 @@ def test_the_same_key_gives_the_same_draws_and_another_key_others() -> None:
 
 def test_draws_are_the_same_in_every_version_of_the_program() -> None:
     chance = Chance(7, "fixed")
-    assert (key_number(7, "fixed"), [chance.below(100) for _ in range(5)]) == (1716819191881995217, [3, 24, 56, 30, 90])
+    assert (key_number(7, "fixed"), [chance.below(100) for _ in range(5)]) == (
+        1716819191881995217,
+        [3, 24, 56, 30, 90],
+    )
 
 
 def test_parts_of_a_key_do_not_run_together() -> None:

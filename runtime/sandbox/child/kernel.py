@@ -10,7 +10,6 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
-_PR_SET_THP_DISABLE = 41
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -59,8 +58,3 @@ def close_all_but(kept: set[int]) -> None:
         os.closerange(edge, descriptor)
         edge = max(edge, descriptor + 1)
     os.closerange(edge, os.sysconf("SC_OPEN_MAX"))
-
-
-def use_small_pages() -> None:
-    """Have no huge pages from here on: after a fork, the first write to each would copy two megabytes."""
-    _prctl(_PR_SET_THP_DISABLE, 1)

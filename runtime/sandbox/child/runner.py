@@ -21,6 +21,14 @@ from .channel import Channel
 from .failure import FILE, describe_exception, describe_exit, remember_source
 from .tools import install_tools
 
+_OURS = (
+    "",
+    *(
+        f".{name}"
+        for name in "channel confinement failure identity job kernel kin runner supervisor tools tree zygote".split()
+    ),
+)
+
 
 def run(connection: socket.socket, workspace: str) -> NoReturn:
     """Execute what the daemon sends, tell the end, and end the process."""
@@ -55,9 +63,8 @@ def _prepare(program: dict[str, Any], channel: Channel, workspace: str) -> dict[
     sys.path.insert(0, workspace)
     tempfile.tempdir = None
     # A module of the workspace may have the name of our package.
-    package = __name__.partition(".")[0]
-    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
-        del sys.modules[name]
+    for name in _OURS:
+        sys.modules.pop(f"{__package__}{name}", None)
     main = sys.modules["__main__"] = types.ModuleType("__main__")
     vars(main).update(install_tools(channel, program["tools"]))
     remember_source(program["code"])

@@ -36,11 +36,9 @@ _MAX_REQUEST = 1 << 16
 _NEIGHBOURS = 1024
 # Imported before the forks, so that code need not wait for what code often imports.
 _WARM = """
-array ast asyncio base64 bisect calendar collections.abc concurrent.futures copy csv dataclasses datetime decimal
-difflib enum fractions functools glob gzip hashlib heapq html.parser io itertools json locale logging math
-multiprocessing operator os pathlib pickle pprint random re shutil sqlite3 statistics string struct subprocess
-tempfile textwrap threading time traceback typing unicodedata urllib.parse urllib.request uuid xml.etree.ElementTree zipfile
-zoneinfo
+ast base64 bisect calendar collections.abc copy csv dataclasses datetime decimal enum fractions functools glob hashlib
+heapq itertools json math operator os pathlib pprint random re shutil statistics string struct subprocess tempfile
+textwrap threading time traceback typing unicodedata urllib.parse
 """
 
 
@@ -182,7 +180,6 @@ def main(settings: dict[str, Any]) -> None:
     control = socket.socket(fileno=settings["control"])
     control.set_inheritable(False)
     try:
-        kernel.use_small_pages()
         kernel.forbid_inspection()
         kernel.adopt_orphans()
         zygote = Zygote(control, settings["scratch"], settings["marker"])
