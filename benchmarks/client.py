@@ -115,7 +115,7 @@ async def run_endpoint(url: str, work: Workload, *, adaptive: bool) -> Figure:
             request.digest()
             await endpoint.complete(request, headers=HEADERS)
 
-        return await measure("Endpoint, adaptive" if adaptive else "Endpoint", call, work)
+        return await measure("Endpoint, adaptive from 8" if adaptive else "Endpoint", call, work)
 
 
 async def run_sdk(url: str, work: Workload, *, use_aiohttp: bool) -> Figure:
@@ -228,9 +228,9 @@ def report(figures: list[Figure], work: Workload, *, as_json: bool) -> None:
         }
         print(orjson.dumps(document).decode())
         return
-    print(f"{'client':24} {'calls/s':>9} {'CPU ms/call':>12}")
+    print(f"{'client':26} {'calls/s':>9} {'CPU ms/call':>12}")
     for figure in figures:
-        print(f"{figure.client:24} {figure.calls_per_second:9.0f} {figure.cpu_ms_per_call:12.2f}")
+        print(f"{figure.client:26} {figure.calls_per_second:9.0f} {figure.cpu_ms_per_call:12.2f}")
     print(f"{work.prompt_bytes} bytes of messages, {work.in_flight} in flight, {work.latency} s a reply;")
     print(f"ideal {ideal:.0f} calls/s, target {TARGET_CALLS_PER_SECOND} for Endpoint on one core")
 

@@ -135,7 +135,8 @@ class Endpoint:
         """Ask for one completion; `headers` (trace headers) go along, percent-encoded where HTTP needs it.
 
         `keep` is called with the reply as soon as there is one, before anything that could be cancelled: a
-        caller that must not lose what has been paid for puts it away there.
+        caller that must not lose what has been paid for puts it away there. A call that is cancelled ends
+        once the attempt on its way has ended, within that attempt's timeout, and starts no other.
 
         Raises EndpointUnavailable, EndpointStopped, RequestRefused, ContextOverflow or ContentFiltered.
         """

@@ -26,6 +26,7 @@ _START_S = 30.0
 _SEND_S = 30.0
 _STOP_S = 25.0
 _MAX_GREETING = 1 << 16
+_PATH = "/usr/local/bin:/usr/bin:/bin"
 _HERE = Path(__file__).parent
 _BOOTSTRAP = (
     "import json, sys; sys.path.insert(0, sys.argv[1]); from child.zygote import main; main(json.loads(sys.argv[2]))"
@@ -126,7 +127,7 @@ class ZygoteHandle:
                 greeting = await loop.sock_recv(self._control, _MAX_GREETING)
         except (OSError, TimeoutError) as error:
             raise InfrastructureError(f"the sandbox's zygote did not start: {error!r}") from error
-        answer = orjson.loads(greeting or b'{"problem": "it ended at once"}')
+        answer = orjson.loads(greeting or b'{"problem": "it ended at once (it needs Python 3.9 or later)"}')
         if "problem" in answer:
             raise InfrastructureError(f"the sandbox's zygote did not start: {answer['problem']}")
         self.first_uid = answer["first_uid"]
@@ -171,6 +172,6 @@ def _spawn(footing: Footing, control: socket.socket, scratch: Path, marker: str)
         close_fds=True,
         pass_fds=[control.fileno()],
         cwd="/",
-        env={"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "CSO_SANDBOX": marker},
+        env={"PATH": f"{footing.python.parent}:{_PATH}", "LANG": "C.UTF-8", "CSO_SANDBOX": marker},
         start_new_session=True,
     )

@@ -23,6 +23,12 @@ class Behaviour:
     faults: FaultPlan = field(default_factory=FaultPlan)
 
 
+def reply_seconds(behaviour: Behaviour, digest: str) -> float:
+    """Return how long the reply to a content takes, in seconds, from 0 up."""
+    place = int(digest[:8], 16) / 2**32
+    return max(0.0, behaviour.latency + behaviour.jitter * (2 * place - 1))
+
+
 def behaviour_settings(behaviour: Behaviour) -> dict[str, object]:
     """Return a behaviour in the form that `changed` takes."""
     plan = behaviour.faults
@@ -31,7 +37,7 @@ def behaviour_settings(behaviour: Behaviour) -> dict[str, object]:
         "jitter": behaviour.jitter,
         "capacity": behaviour.capacity,
         "context_tokens": behaviour.context_tokens,
-        "rates": dict(plan.rates),
+        "rates": {fault.value: rate for fault, rate in plan.rates.items()},
         "models": sorted(plan.models),
         "attempts": plan.attempts,
         "retry_after": plan.retry_after,

@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--lucky", type=float, default=0.0, help="how often the policy is right by luck")
     parser.add_argument("--thinking", type=float, default=0.0, help="how often a reply has a <think> block")
     parser.add_argument("--fault", action="append", default=[], metavar="NAME=RATE", help=", ".join(Fault))
-    parser.add_argument("--until-eof", action="store_true", help="stop when standard input ends")
+    parser.add_argument("--until-eof", action="store_true", help="stop when standard input, a pipe, ends")
     return parser
 
 
@@ -56,12 +56,8 @@ def _behaviour(options: argparse.Namespace) -> Behaviour:
     return changed(start, {"rates": rates})
 
 
-async def _serve(options: argparse.Namespace) -> None:
-    """Serve until a signal (or the end of standard input) says to stop."""
-    over = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, over.set)
+def _server(options: argparse.Namespace) -> SimulationServer:
+    """Make the server; raises ValueError for options that make no sense."""
     world = World.generate(
         options.seed,
         options.tasks,
@@ -69,7 +65,7 @@ async def _serve(options: argparse.Namespace) -> None:
         longest=options.longest,
         attachments=not options.no_attachments,
     )
-    server = SimulationServer(
+    return SimulationServer(
         world,
         habits=Habits(prm_noise=options.prm_noise, lucky=options.lucky, thinking=options.thinking),
         behaviour=_behaviour(options),
@@ -78,11 +74,19 @@ async def _serve(options: argparse.Namespace) -> None:
         record=options.record,
         keep=not options.no_keep,
     )
+
+
+async def _serve(server: SimulationServer, *, until_eof: bool) -> None:
+    """Serve until a signal (or the end of standard input) says to stop."""
+    over = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, over.set)
     async with server:
-        if options.until_eof:
+        if until_eof:
             # Whoever started us holds the other end: however it dies, we do not outlive it.
             loop.add_reader(sys.stdin.fileno(), _drain, over)
-        ready = {"base_url": server.base_url, "root_url": server.root_url, "tasks": options.tasks}
+        ready = {"base_url": server.base_url, "root_url": server.root_url, "tasks": len(server.world.tasks)}
         sys.stdout.write(orjson.dumps(ready).decode() + "\n")
         sys.stdout.flush()
         await over.wait()
@@ -96,4 +100,10 @@ def _drain(over: asyncio.Event) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the server as a program."""
-    asyncio.run(_serve(_parser().parse_args(arguments)))
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        server = _server(options)
+    except ValueError as error:
+        parser.error(str(error))
+    asyncio.run(_serve(server, until_eof=options.until_eof))

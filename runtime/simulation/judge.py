@@ -20,7 +20,8 @@ def judge_reply(inquiry: Inquiry) -> str:
     """Return reasons and the verdict on the answer that the last message holds."""
     start = inquiry.last.find(_REFERENCE)
     reference, _, rest = inquiry.last[start + len(_REFERENCE) :].partition(_GIVEN)
-    given = rest.removesuffix(_CLOSING)
+    # The answer may stand between tags, which keep what a policy wrote apart from the rest of the prompt.
+    given = rest.removesuffix(_CLOSING).removeprefix("<answer>\n").removesuffix("\n</answer>")
     if start >= 0 and is_same_answer(given, reference):
         return "The answer given says the same as the reference answer.\nVerdict: yes"
     return "The answer given differs from the reference answer.\nVerdict: no"

@@ -19,15 +19,16 @@ from typing import TYPE_CHECKING, Any, Self
 import orjson
 from aiohttp import web
 
-from runtime.simulation.behaviour import Behaviour, behaviour_settings, changed
+from runtime.simulation.behaviour import Behaviour, behaviour_settings, changed, reply_seconds
 from runtime.simulation.completions import completion, estimated_usage
 from runtime.simulation.faults import Fault, commit, error_response
 from runtime.simulation.inquiry import InquiryError
-from runtime.simulation.record import TRACE_HEADERS, Entry, Record
+from runtime.simulation.record import TRACE_HEADERS, Entry, Record, Traffic
 from runtime.simulation.standins import ROLES, Habits, Standins, UnknownModelError
 from runtime.simulation.world import World
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
 _LARGEST_BODY = 64 * 2**20
@@ -60,6 +61,7 @@ class SimulationServer:
         self._host, self._port = host, port
         self._api_key = api_key
         self.record = Record(record, keep=keep)
+        self._moved = asyncio.Event()
         self._runner: web.AppRunner | None = None
 
     @property
@@ -74,6 +76,16 @@ class SimulationServer:
             raise RuntimeError("the server does not listen yet: use it as `async with SimulationServer(…)`")
         host, port, *_ = self._runner.addresses[0]
         return f"http://{host}:{port}"
+
+    async def until(self, condition: Callable[[Traffic], bool]) -> None:
+        """Wait until the traffic meets a condition, looked at as calls come and go; set your own deadline."""
+        while not condition(self.record.traffic):
+            await self._moved.wait()
+
+    def _announce(self) -> None:
+        """Wake whoever waits for a call to come or go; those who come later wait for the next one."""
+        self._moved.set()
+        self._moved.clear()
 
     async def __aenter__(self) -> Self:
         # A client that goes away ends its call at once, as it would at a real endpoint.
@@ -108,6 +120,7 @@ class SimulationServer:
         except orjson.JSONDecodeError:
             body = None
         entry = self._enter(request, raw, body, loop.time())
+        self._announce()
         status = _CLIENT_GONE
         try:
             response = await self._respond(request, entry, body)
@@ -116,6 +129,7 @@ class SimulationServer:
             # A reset cancels this handler too; it must not look as if the client had gone by itself.
             status = 0 if entry.fault in _RESETS else status
             self.record.close(entry, status=status, now=loop.time())
+            self._announce()
         return response
 
     def _enter(self, request: web.Request, raw: bytes, body: Any, now: float) -> Entry:
@@ -167,10 +181,9 @@ class SimulationServer:
         return orjson.dumps(completion(entry, body, text, usage))
 
     async def _take_time(self, entry: Entry) -> None:
-        behaviour = self.behaviour
-        if behaviour.latency > 0 or behaviour.jitter > 0:
-            place = int(entry.digest[:8], 16) / 2**32
-            await asyncio.sleep(max(0.0, behaviour.latency + behaviour.jitter * (2 * place - 1)))
+        seconds = reply_seconds(self.behaviour, entry.digest)
+        if seconds > 0:
+            await asyncio.sleep(seconds)
 
     async def _models(self, _request: web.Request) -> web.Response:
         models = [{"id": name, "object": "model", "created": 0, "owned_by": "simulation"} for name in ROLES]

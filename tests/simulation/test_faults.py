@@ -25,9 +25,10 @@ def server_with(fault: Fault, *, drip: float = 0.01, attempts: int | None = None
     return SimulationServer(WORLD, behaviour=Behaviour(faults=plan))
 
 
-async def send(
-    server: SimulationServer, http: aiohttp.ClientSession, seed: int = 1
-) -> tuple[int, dict[str, str], bytes]:
+Answer = tuple[int, dict[str, str], bytes]
+
+
+async def send(server: SimulationServer, http: aiohttp.ClientSession, seed: int = 1) -> Answer:
     """Ask once; return status, headers and body."""
     url = f"{server.base_url}/chat/completions"
     async with http.post(url, data=orjson.dumps(asking.action(TASK, 0, seed=seed))) as response:
@@ -91,8 +92,7 @@ async def test_a_reset_in_the_body_breaks_it_off() -> None:
 async def closed(server: SimulationServer) -> None:
     """Wait until no call is in flight, at most 10 s."""
     with anyio.fail_after(10):
-        while server.record.traffic.in_flight[""]:
-            await anyio.sleep(0.005)
+        await server.until(lambda traffic: traffic.in_flight[""] == 0)
 
 
 async def test_a_stalled_call_gets_nothing_until_the_client_leaves() -> None:

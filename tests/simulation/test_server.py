@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -10,7 +9,7 @@ import anyio
 import orjson
 import pytest
 
-from runtime.simulation.behaviour import Behaviour
+from runtime.simulation.behaviour import Behaviour, reply_seconds
 from runtime.simulation.server import SimulationServer
 from runtime.simulation.standins import Standins
 from runtime.simulation.world import World
@@ -30,7 +29,11 @@ async def post(
     """Send a completion request; return status, headers and the JSON of the reply."""
     url = f"{server.base_url}/chat/completions"
     async with http.post(url, data=orjson.dumps(body), headers=headers) as response:
-        return response.status, dict(response.headers), orjson.loads(await response.read())
+        return (
+            response.status,
+            {name.lower(): value for name, value in response.headers.items()},
+            orjson.loads(await response.read()),
+        )
 
 
 async def get_lines(http: aiohttp.ClientSession, server: SimulationServer) -> list[Any]:
@@ -120,53 +123,57 @@ async def test_calls_in_flight_are_counted_by_role() -> None:
             for number in range(3):
                 group.start_soon(post, http, server, asking.action(TASK, 0, seed=number))
             group.start_soon(post, http, server, asking.judgement("?", "1", "1"))
-            await until(lambda: server.record.traffic.in_flight[""] == 4)
+            await in_flight(server, 4)
             counts = await stats(http, server)
             group.cancel_scope.cancel()
-        await until(lambda: server.record.traffic.in_flight[""] == 0)
+        await in_flight(server, 0)
         recorded = await get_lines(http, server)
     assert counts["in_flight"] == counts["max_in_flight"] == {"all": 4, "policy": 3, "judge": 1}
     assert [line["status"] for line in recorded] == [499] * 4
 
 
-async def until(condition: Any) -> None:
-    """Wait for a condition of the server in this process, at most 10 s."""
+async def in_flight(server: SimulationServer, count: int) -> None:
+    """Wait until that many calls are in flight, at most 10 s."""
     with anyio.fail_after(10):
-        while not condition():
-            await anyio.sleep(0.005)
+        await server.until(lambda traffic: traffic.in_flight[""] == count)
 
 
 async def test_beyond_its_capacity_the_server_refuses_and_it_can_change_while_running() -> None:
     behaviour = Behaviour(latency=60, capacity=2)
-    async with SimulationServer(WORLD, behaviour=behaviour) as server, aiohttp.ClientSession() as http:
-        async with anyio.create_task_group() as group:
-            group.start_soon(post, http, server, asking.action(TASK, 0, seed=1))
-            group.start_soon(post, http, server, asking.action(TASK, 0, seed=2))
-            await until(lambda: server.record.traffic.in_flight[""] == 2)
-            status, _, refusal = await post(http, server, asking.action(TASK, 0, seed=3))
-            assert (status, refusal["error"]["code"]) == (429, "rate_limit_exceeded")
-            assert await set_faults(http, server, {"capacity": 3, "latency": 0}) != (400, None)
-            assert (await post(http, server, asking.action(TASK, 0, seed=4)))[0] == 200
-            group.cancel_scope.cancel()
+    async with (
+        SimulationServer(WORLD, behaviour=behaviour) as server,
+        aiohttp.ClientSession() as http,
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(post, http, server, asking.action(TASK, 0, seed=1))
+        group.start_soon(post, http, server, asking.action(TASK, 0, seed=2))
+        await in_flight(server, 2)
+        status, _, refusal = await post(http, server, asking.action(TASK, 0, seed=3))
+        assert (status, refusal["error"]["code"]) == (429, "rate_limit_exceeded")
+        assert (await set_faults(http, server, {"capacity": 3, "latency": 0}))[0] == 200
+        assert (await post(http, server, asking.action(TASK, 0, seed=4)))[0] == 200
+        group.cancel_scope.cancel()
 
 
 async def test_latency_hangs_on_the_content() -> None:
-    loop = asyncio.get_running_loop()
-    async with SimulationServer(WORLD, behaviour=Behaviour(latency=0.05, jitter=0.04)) as server:
-        async with aiohttp.ClientSession() as http:
-            for _ in range(2):
-                for seed in range(4):
-                    await post(http, server, asking.action(TASK, 0, seed=seed))
-            recorded = await get_lines(http, server)
-    assert loop.time() >= recorded[-1]["ended"]
-    lasted = [line["ended"] - line["started"] for line in recorded]
-    assert all(seconds >= 0.01 for seconds in lasted)
+    behaviour = Behaviour(latency=0.05, jitter=0.04)
+    async with SimulationServer(WORLD, behaviour=behaviour) as server, aiohttp.ClientSession() as http:
+        for seed in (*range(8), *range(8)):
+            await post(http, server, asking.action(TASK, 0, seed=seed))
+    wanted = [reply_seconds(behaviour, entry.digest) for entry in server.record.entries]
+    assert wanted[:8] == wanted[8:]
+    assert len(set(wanted)) == 8
+    assert all(0.01 <= seconds <= 0.09 for seconds in wanted)
+    for entry, seconds in zip(server.record.entries, wanted, strict=True):
+        assert entry.ended is not None
+        # A timer may fire a clock tick early.
+        assert entry.ended - entry.started > seconds - 0.001
 
 
 async def test_prompts_beyond_the_context_are_refused() -> None:
-    async with SimulationServer(WORLD, behaviour=Behaviour(context_tokens=20)) as server:
-        async with aiohttp.ClientSession() as http:
-            status, _, refusal = await post(http, server, REQUEST)
+    behaviour = Behaviour(context_tokens=20)
+    async with SimulationServer(WORLD, behaviour=behaviour) as server, aiohttp.ClientSession() as http:
+        status, _, refusal = await post(http, server, REQUEST)
     assert (status, refusal["error"]["code"]) == (400, "context_length_exceeded")
 
 

@@ -6,14 +6,12 @@ import contextlib
 import os
 import resource
 import signal
-import sys
-from pathlib import Path
 
 from . import kernel
 from .job import MIB, Job
 
 # Left above the soft limit on memory, so that running out of it can still be told.
-MEMORY_RESERVE = 64 * MIB
+_MEMORY_RESERVE = 64 * MIB
 # The daemon shares the processors with the code and should not wait for it.
 _NICENESS = 5
 
@@ -24,7 +22,9 @@ def confine(job: Job, workspace: int, output: int, channel: int, supervisor: int
     Raises:
         OSError: a step was refused; the code must not run.
     """
-    _restore_signals()
+    signal.set_wakeup_fd(-1)
+    kernel.restore_signal(signal.SIGCHLD)
+    kernel.restore_signal(signal.SIGTERM)
     if job.identity is not None:
         job.identity.become_code()
     kernel.forbid_privileges()
@@ -45,13 +45,11 @@ def confine(job: Job, workspace: int, output: int, channel: int, supervisor: int
 def _prefer_as_victim() -> None:
     """When the machine runs out of memory, the code goes first."""
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
+        kernel.write_file("/proc/self/oom_score_adj", b"1000")
 
 
 def _set_limits(job: Job) -> None:
-    # What Python itself has mapped already is not the code's.
-    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    _limit(resource.RLIMIT_AS, mapped + job.memory, mapped + job.memory + MEMORY_RESERVE)
+    _limit(resource.RLIMIT_AS, job.mapped + job.memory, job.mapped + job.memory + _MEMORY_RESERVE)
     _limit(resource.RLIMIT_FSIZE, job.file)
     _limit(resource.RLIMIT_NOFILE, job.open_files)
     _limit(resource.RLIMIT_NPROC, job.processes)
@@ -67,21 +65,6 @@ def _limit(kind: int, soft: int, hard: int | None = None) -> None:
 
 
 def _set_environment(job: Job) -> None:
-    tools = os.path.dirname(sys.executable)  # noqa: PTH120 - a path of the zygote's, kept as text for PATH
-    kept = {
-        "PATH": f"{tools}:/usr/local/bin:/usr/bin:/bin",
-        "HOME": job.workspace,
-        "PWD": job.workspace,
-        "TMPDIR": job.scratch,
-        "LANG": "C.UTF-8",
-        "CSO_SANDBOX": job.marker,
-    }
-    os.environ.clear()
-    os.environ.update(kept)
-
-
-def _restore_signals() -> None:
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGCHLD, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Add what differs between executions to the zygote's environment, which holds nothing else."""
+    os.environ["HOME"] = os.environ["PWD"] = job.workspace
+    os.environ["TMPDIR"] = job.scratch

@@ -12,14 +12,17 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Job:
-    """One execution: where it works, as whom, and within which limits (bytes, numbers)."""
+    """One execution: where it works, as whom, and within which limits (bytes, numbers).
+
+    `mapped` are the bytes of memory that the interpreter has mapped before any code; they come on top of `memory`.
+    """
 
     number: int
     slot: int
     workspace: str
     scratch: str
     identity: Identity | None
-    marker: str
+    mapped: int
     memory: int
     output: int
     file: int
@@ -27,7 +30,7 @@ class Job:
     open_files: int
 
     @classmethod
-    def parse(cls, request: dict[str, Any], scratch: str, marker: str, first_uid: int | None) -> Job:
+    def parse(cls, request: dict[str, Any], scratch: str, mapped: int, first_uid: int | None) -> Job:
         """The job that a request of the daemon describes."""
         limits = request["limits"]
         slot = int(request["slot"])
@@ -37,7 +40,7 @@ class Job:
             workspace=request["workspace"],
             scratch=f"{scratch}/{request['run']}",
             identity=None if first_uid is None else Identity.of_slot(first_uid, slot),
-            marker=marker,
+            mapped=mapped,
             memory=limits["memory_mb"] * MIB,
             output=limits["output_bytes"],
             file=limits["file_mb"] * MIB,

@@ -27,14 +27,15 @@ _CHUNK = 1 << 16
 
 
 class Wakeups:
-    """Signals as bytes on a descriptor, so that one poll waits for them and for everything else."""
+    """Signals as bytes on a descriptor, so that one poll waits for them and for everything else.
+
+    Only those come that have a handler in Python; the zygote sets them, and its forks inherit them.
+    """
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe()
         os.set_blocking(self._read, False)
         os.set_blocking(self._write, False)
-        for number in (signal.SIGCHLD, signal.SIGTERM):
-            signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
 
     def fileno(self) -> int:

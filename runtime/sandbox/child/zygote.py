@@ -12,6 +12,7 @@ import gc
 import importlib
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -51,10 +52,12 @@ class _Execution:
 class Zygote:
     """Forks supervisors and outlives them."""
 
-    def __init__(self, control: socket.socket, scratch: str, marker: str) -> None:
+    def __init__(self, control: socket.socket, scratch: str) -> None:
         self._control = control
         self._scratch = scratch
-        self._marker = marker
+        self._mapped = 0
+        for number in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
         self._wakeups = Wakeups()
         self._executions: dict[int, _Execution] = {}
         self._first_uid: int | None = None
@@ -69,6 +72,17 @@ class Zygote:
             OSError: all are taken.
         """
         self._first_uid, self._claim = claim_block(first, count)
+
+    def warm_up(self) -> None:
+        """Get ready what every fork starts with."""
+        for name in _WARM.split():
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
+        sys.path.pop(0)
+        # What exists now stays as it is in every fork: looking through it for garbage would only copy its pages.
+        gc.collect()
+        gc.freeze()
+        self._mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
     def serve(self) -> None:
         """Work until the daemon closes the control socket or is gone, then end what runs."""
@@ -123,7 +137,7 @@ class Zygote:
         return True
 
     def _fork(self, request: dict[str, Any], control: socket.socket, channel: socket.socket) -> None:
-        job = Job.parse(request, self._scratch, self._marker, self._first_uid)
+        job = Job.parse(request, self._scratch, self._mapped, self._first_uid)
         if job.identity is None:
             job = self._with_room(job)
         zygote = os.getpid()
@@ -182,25 +196,15 @@ def main(settings: dict[str, Any]) -> None:
     try:
         kernel.forbid_inspection()
         kernel.adopt_orphans()
-        zygote = Zygote(control, settings["scratch"], settings["marker"])
+        zygote = Zygote(control, settings["scratch"])
         kernel.die_with_parent(signal.SIGTERM, settings["daemon"])
         if settings["uids"] is None:
             kin.end_marked(f"CSO_SANDBOX={settings['marker']}")
         else:
             zygote.claim(*settings["uids"])
-        _warm_up()
+        zygote.warm_up()
     except BaseException:
         control.send(json.dumps({"problem": traceback.format_exc()}).encode())
         raise
     zygote.serve()
     zygote.close()
-
-
-def _warm_up() -> None:
-    for name in _WARM.split():
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
-    sys.path.pop(0)
-    # What exists now stays as it is in every fork: looking through it for garbage would only copy its pages.
-    gc.collect()
-    gc.freeze()
