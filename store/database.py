@@ -78,7 +78,7 @@ class Reader:
 
     async def _connect(self) -> aiosqlite.Connection:
         connection = await aiosqlite.connect(
-            f"file:{self.file.absolute()}?mode=ro".replace("#", "%23"),
+            f"{self.file.absolute().as_uri()}?mode=ro",
             uri=True,
             isolation_level=None,
             timeout=_BUSY_TIMEOUT_S,

@@ -21,13 +21,8 @@ from .channel import Channel
 from .failure import FILE, describe_exception, describe_exit, remember_source
 from .tools import install_tools
 
-_OURS = (
-    "",
-    *(
-        f".{name}"
-        for name in "channel confinement failure identity job kernel kin runner supervisor tools tree zygote".split()
-    ),
-)
+# Looking through all modules for ours would copy a page for each.
+_MODULES = "channel confinement failure identity job kernel kin output runner supervisor tools tree zygote"
 
 
 def run(connection: socket.socket, workspace: str) -> NoReturn:
@@ -63,8 +58,9 @@ def _prepare(program: dict[str, Any], channel: Channel, workspace: str) -> dict[
     sys.path.insert(0, workspace)
     tempfile.tempdir = None
     # A module of the workspace may have the name of our package.
-    for name in _OURS:
-        sys.modules.pop(f"{__package__}{name}", None)
+    sys.modules.pop(str(__package__), None)
+    for name in _MODULES.split():
+        sys.modules.pop(f"{__package__}.{name}", None)
     main = sys.modules["__main__"] = types.ModuleType("__main__")
     vars(main).update(install_tools(channel, program["tools"]))
     remember_source(program["code"])
