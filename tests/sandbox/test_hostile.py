@@ -112,7 +112,9 @@ if os.fork() == 0:
 
 async def test_huge_output_is_cut_in_the_middle_and_costs_the_daemon_no_memory(run: Run) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    execution = await run("import os\nprint('begin')\nfor _ in range(3000): os.write(1, b'x' * 100_000)\nprint('end')")
+    execution = await run(
+        "import os\nprint('begin')\nfor _ in range(3000): os.write(1, b'x' * 100_000)\nprint('end')"
+    )
     assert execution.ok
     assert execution.output.startswith("begin\nxxx")
     assert execution.output.endswith("xxx\nend\n") or execution.output.endswith("xxxend\n")
