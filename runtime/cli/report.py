@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
+import typer
 
 from store.export import Pair
 from store.jsontypes import JsonValue
@@ -15,27 +19,35 @@ def summary_json(summary: Summary, *, dataset: Path | None) -> dict[str, JsonVal
     return {**summary.as_json(), "dataset": None if dataset is None else str(dataset)}
 
 
-def summary_text(summary: Summary, *, dataset: Path | None, log: Path | None) -> str:
-    """The same as a table."""
-    rows = list(_rows(summary))
+def summary_text(
+    summary: Summary, *, dataset: Path | None, log: Path | None, more: Sequence[tuple[str, str]] = ()
+) -> str:
+    """The same as a table, with `more` rows before those that say where things are."""
+    rows = [*_rows(summary), *more]
     if dataset is not None:
         rows.append(("dataset", str(dataset)))
     if log is not None:
         rows.append(("log", str(log)))
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+    return "\n".join(f"{heading(f'{name:<{width}}')}  {value}" for name, value in rows)
+
+
+def heading(text: str) -> str:
+    """Text that stands out on a terminal, and is plain anywhere else."""
+    return typer.style(text, bold=True) if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else text
 
 
 def pair_text(pair: Pair) -> str:
     """A pair in full, so that one sees what a trainer will learn from."""
     evidence = pair.evidence
+    flips = f"{evidence.successes} of {evidence.rollouts} branches succeeded"
     parts = [
-        f"── pair {pair.id}: task {pair.task}, trajectory {pair.trajectory}, step {pair.step} ──",
-        *(f"[{message.role}]\n{message.content}\n" for message in pair.prompt),
-        f"── chosen (PRM score {pair.chosen_score:.2f}; {evidence.successes} of {evidence.rollouts} branches) ──",
-        pair.chosen,
-        f"── rejected (PRM score {pair.rejected_score:.2f}; the trajectory failed) ──",
-        pair.rejected,
+        heading(f"── pair {pair.id}: trajectory {pair.trajectory}, step {pair.step} ──"),
+        *(f"{heading(f'[{message.role}]')}\n{message.content}\n" for message in pair.prompt),
+        heading(f"── chosen: PRM score {pair.chosen_score:.2f}, {flips} ──"),
+        f"{pair.chosen}\n",
+        heading(f"── rejected: PRM score {pair.rejected_score:.2f}, the trajectory failed ──"),
+        f"{pair.rejected}\n",
     ]
     return "\n".join(parts)
 

@@ -110,7 +110,10 @@ class ProcessSandbox:
         async with self._starting:
             if self._closed:
                 raise InfrastructureError("the sandbox has been closed")
-            if self._zygote is None or self._zygote.dead:
+            if self._zygote is not None and self._zygote.dead:
+                await self._zygote.stop()  # what it could not tidy up itself
+                self._zygote = None
+            if self._zygote is None:
                 self._zygote = await ZygoteHandle.start(footing, self._marker)
             return self._zygote
 

@@ -159,7 +159,7 @@ class Session:
 
     def _judge(self) -> Execution:
         if self._zygote_lost:
-            raise InfrastructureError("the sandbox's zygote ended while code was running")
+            raise InfrastructureError("the sandbox's zygote ended while code was running, or the sandbox was closed")
         if self._clock.expired:
             self._findings.timeout = self._limits.timeout
         self._findings.report = self._control.report

@@ -59,9 +59,9 @@ class Findings:
         report = self.report
         if report is not None and report.problem is not None:
             raise InfrastructureError(f"the sandbox failed: {report.problem}")
-        if report is None and not may_kill_supervisor:
-            raise InfrastructureError("the supervisor of an execution ended without a word")
         ending, error = self._ending()
+        if ending is Ending.KILLED and self.attack is None and not may_kill_supervisor:
+            raise InfrastructureError("the supervisor of an execution was ended by somebody else")
         return Execution(output=report.output() if report else "", error=error, ending=ending, seconds=seconds)
 
     def _ending(self) -> tuple[Ending, str | None]:

@@ -77,7 +77,7 @@ class ZygoteHandle:
 
     @contextlib.contextmanager
     def mourning(self, call: Callable[[], None]) -> Iterator[None]:
-        """Have a function called if the zygote dies during the block."""
+        """Have a function called if the zygote dies, or is stopped, during the block."""
         self._mourners.add(call)
         try:
             yield
@@ -111,6 +111,7 @@ class ZygoteHandle:
 
     async def stop(self) -> None:
         """End the zygote and all executions, and wait until they are gone."""
+        self._mourn()
         self._control.close()
         with anyio.move_on_after(_STOP_S) as waiting:
             await self._dead.wait()
@@ -145,6 +146,9 @@ class ZygoteHandle:
         os.close(self._pidfd)
         self._process.wait()
         self._dead.set()
+        self._mourn()
+
+    def _mourn(self) -> None:
         for call in list(self._mourners):
             call()
 
@@ -172,6 +176,12 @@ def _spawn(footing: Footing, control: socket.socket, scratch: Path, marker: str)
         close_fds=True,
         pass_fds=[control.fileno()],
         cwd="/",
-        env={"PATH": f"{footing.python.parent}:{_PATH}", "LANG": "C.UTF-8", "CSO_SANDBOX": marker},
+        env={
+            "PATH": f"{footing.python.parent}:{_PATH}",
+            "LANG": "C.UTF-8",
+            "CSO_SANDBOX": marker,
+            # Each arena reserves 64 MiB, which the limit on memory counts: threads of the code would soon find none.
+            "MALLOC_ARENA_MAX": "2",
+        },
         start_new_session=True,
     )

@@ -154,7 +154,7 @@ async def test_closing_every_descriptor_and_going_on_is_stopped_at_the_time_limi
 async def test_a_file_under_the_number_of_the_channel_is_not_written_to(run: Run, workspace: Path) -> None:
     code = "import os\nos.closerange(3, 1000)\nkept = [open(f'f{i}', 'wb') for i in range(20)]"
     assert (await run(code)).ending is Ending.EXITED
-    assert [path.stat().st_size for path in sorted(workspace.glob("f*"))] == [0] * 20
+    assert [(workspace / f"f{i}").stat().st_size for i in range(20)] == [0] * 20
 
 
 WRITE_TO_CHANNEL = """
@@ -279,7 +279,8 @@ print(sleeper.pid)
 """
     execution = await run(code)
     assert execution.ok
-    assert not Path(f"/proc/{int(execution.output)}").exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(execution.output), 0)
 
 
 async def test_a_memory_hog_is_told_so(run: Run) -> None:
@@ -408,9 +409,7 @@ async def test_links_out_of_the_workspace_are_not_followed(run: Run, workspace: 
 
 
 @as_root
-async def test_a_second_name_of_a_file_of_ours_does_not_change_hands(
-    run: Run, workspace: Path, folders: object
-) -> None:
+async def test_a_second_name_of_a_file_of_ours_does_not_change_hands(run: Run, workspace: Path) -> None:
     precious = workspace.parent / "precious"
     precious.write_text("ours")
     precious.chmod(0o600)
@@ -464,4 +463,4 @@ print(subprocess.run(["env"], capture_output=True, text=True).stdout)
 """
     execution = await run(code)
     assert "sk-secret" not in execution.output
-    assert "['CSO_SANDBOX', 'HOME', 'LANG', 'PATH', 'PWD', 'TMPDIR']" in execution.output
+    assert "['CSO_SANDBOX', 'HOME', 'LANG', 'MALLOC_ARENA_MAX', 'PATH', 'PWD', 'TMPDIR']" in execution.output

@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import anyio
 import pytest
+from anyio.abc import Process
 
 from runtime.errors import InfrastructureError
 from runtime.sandbox import JsonValue, ProcessSandbox
@@ -127,52 +127,54 @@ os.kill(os.getppid(), 9)
 
 
 DAEMON = """
-import anyio, sys
+import os, sys, time
 from pathlib import Path
+import anyio
 from runtime.sandbox import Limits, ProcessSandbox
-{before}
 
 async def main() -> None:
     async with ProcessSandbox() as sandbox:
         async def begin() -> None:
-            print(sandbox._marker, flush=True)
+            if sys.argv[2] == "forking" and os.fork() == 0:
+                time.sleep(1000)
+            print(sandbox._marker, file=sys.stderr, flush=True)
 
-        await sandbox.run({code!r}, workspace=Path(sys.argv[1]), tools={{"begin": begin}}, limits=Limits())
+        code = Path(sys.argv[3]).read_text()
+        await sandbox.run(code, workspace=Path(sys.argv[1]), tools={"begin": begin}, limits=Limits())
 
 anyio.run(main)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-async def test_nothing_is_left_of_a_daemon_that_was_killed(workspace: Path, number: int) -> None:
-    script = DAEMON.format(code=BUSY, before="")
-    with subprocess.Popen(
-        [sys.executable, "-c", script, workspace], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as daemon:
-        assert daemon.stdout is not None
-        marker = (await anyio.to_thread.run_sync(daemon.stdout.readline)).strip()
+@contextlib.asynccontextmanager
+async def busy_daemon(workspace: Path, tmp_path: Path, kind: str) -> AsyncIterator[tuple[Process, str]]:
+    """A process with a sandbox in which code is running, and the marker of that sandbox."""
+    (tmp_path / "code").write_text(BUSY)
+    command = [sys.executable, "-c", DAEMON, str(workspace), kind, str(tmp_path / "code")]
+    async with await anyio.open_process(command, stdout=subprocess.DEVNULL, start_new_session=True) as daemon:
+        assert daemon.stderr is not None
+        marker = (await daemon.stderr.receive()).decode().strip()
         assert len(marked(marker)) > 3
+        try:
+            yield daemon, marker
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(daemon.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+async def test_nothing_is_left_of_a_daemon_that_was_killed(
+    workspace: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    async with busy_daemon(workspace, tmp_path, "plain") as (daemon, marker):
         daemon.send_signal(number)
-    await gone(*marked(marker))
-    assert marked(marker) == set()
+        await gone(*marked(marker))
+        assert marked(marker) == set()
 
 
-async def test_a_daemon_that_forked_still_takes_its_sandbox_along(workspace: Path) -> None:
-    """A fork holds copies of every socket, so that their ends do not tell of the daemon's death."""
-    code = textwrap.dedent(BUSY)
-    before = (
-        "import os, time\ndef hold() -> None:\n    if os.fork() == 0:\n        time.sleep(30)\n        os._exit(0)\n"
-    )
-    script = DAEMON.format(code=code, before=before).replace("print(sandbox", "hold()\n            print(sandbox")
-    with subprocess.Popen(
-        [sys.executable, "-c", script, workspace], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as daemon:
-        assert daemon.stdout is not None
-        marker = (await anyio.to_thread.run_sync(daemon.stdout.readline)).strip()
-        holder = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
+async def test_a_daemon_that_forked_takes_its_sandbox_along_all_the_same(workspace: Path, tmp_path: Path) -> None:
+    """A fork holds copies of all sockets, so that they do not tell of the daemon's death."""
+    async with busy_daemon(workspace, tmp_path, "forking") as (daemon, marker):
         daemon.kill()
         await gone(*marked(marker))
         assert marked(marker) == set()
-        for pid in holder:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)

@@ -410,8 +410,8 @@ async def test_a_workspace_that_does_not_exist_is_no_evidence(sandbox: ProcessSa
 async def test_a_workspace_below_a_closed_folder_is_a_mistake_of_the_configuration(
     sandbox: ProcessSandbox, workspace: Path
 ) -> None:
-    (workspace / "closed/open").mkdir(parents=True)
-    (workspace / "closed").chmod(0o700)
-    workspace.chmod(0o755)
+    for folder, mode in ((workspace, 0o755), (workspace / "closed", 0o700), (workspace / "closed/open", 0o755)):
+        await anyio.Path(folder).mkdir(exist_ok=True)
+        await anyio.Path(folder).chmod(mode)
     with pytest.raises(ConfigError, match="closed is closed to other users"):
         await sandbox.run("pass", workspace=workspace / "closed/open", tools={}, limits=TEST_LIMITS)
