@@ -52,22 +52,26 @@ async def roll_out(
 
 
 async def finish_all(work: Iterable[Callable[[], Awaitable[object]]]) -> None:
-    """Run pieces of work side by side; one that fails does not stop the others.
+    """Run pieces of work side by side; one that fails does not stop the others, whose replies are being paid for.
 
     Raises:
-        InfrastructureError: some failed, after all have ended; the message is that of the first.
+        InfrastructureError: some failed for no fault of ours, after all have ended; the message is of the first.
+        Exception: one failed by a defect, which goes before that.
     """
-    failures: list[InfrastructureError] = []
+    failures: list[Exception] = []
 
     async def run(piece: Callable[[], Awaitable[object]]) -> None:
         try:
             await piece()
-        except InfrastructureError as error:
+        except Exception as error:  # noqa: BLE001 - raised again below, once the others have ended
             failures.append(error)
 
     async with anyio.create_task_group() as tasks:
         for piece in work:
             tasks.start_soon(run, piece)
+    for error in failures:
+        if not isinstance(error, InfrastructureError):
+            raise error
     if failures:
         more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
         raise InfrastructureError(f"{failures[0]}{more}") from failures[0]
