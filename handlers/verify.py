@@ -48,6 +48,8 @@ class Verify:
             try:
                 await finish_all(partial(self._branch, task, candidate, ordinal) for candidate, ordinal in branches)
             except InfrastructureError as error:
+                if settings.verify.first_success:
+                    raise  # going on would try what a success of this one leaves untried: trouble must not decide
                 failures.append(error)
                 continue
             if settings.verify.first_success and await self._flipped(alternative, candidates[0]):

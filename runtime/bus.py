@@ -3,27 +3,32 @@
 A delivery is done when the handler's completing write and the mark "done" are committed in one transaction. One that
 fails is put off with growing, jittered delays up to a ceiling of attempts, then set aside with its error. Handlers
 work side by side and none waits for another's failures. Only deliveries of admitted runs are handed out.
+
+A failure while the disk is full, or the machine in other such trouble, says nothing about the delivery: nothing is
+handed out until that is over, and then the delivery is worked on again, uncounted.
 """
 
 from __future__ import annotations
 
 import random
-import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import anyio
 import structlog
 
-from runtime.errors import InfrastructureError
+from runtime.errors import BudgetSpentError, InfrastructureError
 from runtime.handler import Handler
 from runtime.lines import Line
 from store.database import Database
-from store.deliveries import Delivery, complete_delivery, count_owed, fail_delivery
-from store.events import Event
+from store.deliveries import Delivery, complete_delivery, count_owed, fail_delivery, rest_delivery
+from store.errors import StorageError, StorageTroubleError
+from store.events import BudgetSpent, Event
 from store.transaction import now_us
 
+E = TypeVar("E", bound=Exception)
 Watcher = Callable[[Event], None]
 _ERROR_CHARACTERS = 2000
 _log = structlog.get_logger("bus")
@@ -50,10 +55,12 @@ class Retries:
 
 
 @dataclass(eq=False, slots=True)
-class _AtWork:
-    """A delivery that a handler has, and the scope in which it works."""
+class AtWork:
+    """A delivery that a handler has since `since` (loop time, seconds), and the scope in which it works."""
 
+    handler: str
     event: Event
+    since: float
     scope: anyio.CancelScope
     left: anyio.Event
 
@@ -62,23 +69,44 @@ class Bus:
     """Delivers events to handlers.
 
     Args:
-        retries: how failed deliveries are put off.
+        retries: how failed deliveries are put off; may be set anew while the bus runs.
         capacity: how many deliveries wait in memory for each handler; the rest wait in the database.
+        redact: takes what must not be stored out of an error's text.
     """
 
-    def __init__(self, *, retries: Retries, capacity: int) -> None:
+    def __init__(self, *, retries: Retries, capacity: int, redact: Callable[[str], str] = str) -> None:
         self._retries = retries
+        self._redact = redact
         self._capacity = capacity
         self._lines: list[Line] = []
         self._watchers: list[Watcher] = []
         self._runs: set[int] = set()
         self._withdrawn_tasks: set[int] = set()
-        self._at_work: set[_AtWork] = set()
+        self._told: set[int] = set()
+        self._at_work: set[AtWork] = set()
+        self._workers: dict[str, int] = {}
+        self._hire: Callable[[Line, int], None] = lambda _line, _number: None
 
     @property
-    def at_work(self) -> tuple[Event, ...]:
-        """The events that handlers are working on."""
-        return tuple(work.event for work in self._at_work)
+    def retries(self) -> Retries:
+        """How failed deliveries are put off."""
+        return self._retries
+
+    @retries.setter
+    def retries(self, retries: Retries) -> None:
+        self._retries = retries
+        for line in self._lines:
+            line.longest_delay = retries.max_delay
+
+    @property
+    def at_work(self) -> tuple[AtWork, ...]:
+        """The deliveries that handlers are working on."""
+        return tuple(self._at_work)
+
+    @property
+    def runs(self) -> frozenset[int]:
+        """The runs whose deliveries are handed out."""
+        return frozenset(self._runs)
 
     def watch(self, watcher: Watcher) -> None:
         """Call a function with every event from now on, on the loop and in order; it must be quick."""
@@ -120,16 +148,32 @@ class Bus:
 
     async def run(self, database: Database, handlers: Sequence[Handler]) -> None:
         """Deliver until cancelled. A handler in work is cancelled with it and its delivery stays owed."""
-        delay = self._retries.max_delay
+        delay = self.retries.max_delay
         self._lines = [
-            Line(handler, runs=self._runs, capacity=max(self._capacity, 2 * handler.workers), longest_delay=delay)
-            for handler in handlers
+            Line(handler, runs=self._runs, capacity=self._capacity, longest_delay=delay) for handler in handlers
         ]
         async with anyio.create_task_group() as tasks:
+
+            def hire(line: Line, number: int) -> None:
+                tasks.start_soon(self._work, database, line, name=f"{line.handler.name} {number}")
+
+            self._hire = hire
+            tasks.start_soon(database.wait_out_trouble, name="patience")
             for line in self._lines:
                 tasks.start_soon(line.feed, database, name=f"feed {line.handler.name}")
-                for number in range(line.handler.workers):
-                    tasks.start_soon(self._work, database, line, name=f"{line.handler.name} {number}")
+                self.staff(line.handler.name, line.handler.workers)
+
+    def staff(self, handler: str, workers: int) -> None:
+        """Have at least so many workers for a handler; those that there are stay.
+
+        To have less done at once is for whoever hands out places: a worker without one only waits.
+        """
+        for line in self._lines:
+            if line.handler.name == handler:
+                line.widen(2 * workers)
+                for number in range(self._workers.get(handler, 0), workers):
+                    self._hire(line, number)
+                    self._workers[handler] = number + 1
 
     async def wait_until_drained(self, database: Database) -> None:
         """Wait until nothing of the admitted runs is owed except what was set aside.
@@ -156,7 +200,8 @@ class Bus:
 
     async def _deliver_within_scope(self, database: Database, line: Line, delivery: Delivery) -> None:
         with anyio.CancelScope() as scope:
-            work = _AtWork(delivery.event, scope, anyio.Event())
+            now, left = anyio.current_time(), anyio.Event()
+            work = AtWork(line.handler.name, delivery.event, now, scope, left)
             self._at_work.add(work)
             try:
                 await self._deliver(database, line, delivery)
@@ -165,20 +210,65 @@ class Bus:
                 work.left.set()
 
     async def _deliver(self, database: Database, line: Line, delivery: Delivery) -> None:
-        try:
-            result = await line.handler.handle(delivery.event)
-            await database.save(partial(complete_delivery, delivery=delivery, result=result))
-        except sqlite3.OperationalError:
-            raise  # the disk is full or gone: no failure of the stage's, and nothing could be recorded anyway
-        except InfrastructureError as error:
-            await self._failed(database, line, delivery, str(error))
-        except Exception as error:  # noqa: BLE001 - the border of a stage: its defect must not stop the others
-            _log.exception("handler failed", handler=line.handler.name, seq=delivery.event.seq)
-            await self._failed(database, line, delivery, f"{type(error).__name__}: {error}")
+        while True:
+            await database.until_usable()
+            try:
+                result = await line.handler.handle(delivery.event)
+                await database.save(partial(complete_delivery, delivery=delivery, result=result))
+            except Exception as error:  # noqa: BLE001 - the border of a stage: its defect must not stop the others
+                if spent := _first(BudgetSpentError, error):
+                    await self._rest(database, delivery, spent)
+                    return
+                if not await _machine_was_at_fault(database, error):
+                    await self._failed(database, line, delivery, error)
+                    return
+            else:
+                return
 
-    async def _failed(self, database: Database, line: Line, delivery: Delivery, error: str) -> None:
-        delay = self._retries.put_off(delivery.attempts + 1)
+    async def _rest(self, database: Database, delivery: Delivery, spent: BudgetSpentError) -> None:
+        """Hand out nothing more of the task or run whose budget is spent; everything stays owed."""
+        event = delivery.event
+        told = BudgetSpent(run=event.run, task=spent.task, setting=spent.setting, cap=spent.cap, spent=spent.spent)
+        if spent.task is not None:
+            await database.save(partial(rest_delivery, delivery=delivery, why=told))
+            return
+        self._runs.discard(event.run)
+        if event.run not in self._told:  # whoever submits more tasks has the run admitted again
+            self._told.add(event.run)
+            await database.save(lambda transaction: transaction.publish(told))
+
+    async def _failed(self, database: Database, line: Line, delivery: Delivery, error: Exception) -> None:
+        said = str(error)
+        if not isinstance(error, InfrastructureError):
+            _log.error("handler failed", handler=line.handler.name, seq=delivery.event.seq, exc_info=error)
+            said = f"{type(error).__name__}: {error}"
+        delay = self.retries.put_off(delivery.attempts + 1)
         due = None if delay is None else now_us() + int(delay * 1e6)
-        write = partial(fail_delivery, delivery=delivery, error=error[:_ERROR_CHARACTERS], due=due)
+        write = partial(fail_delivery, delivery=delivery, error=self._redact(said)[:_ERROR_CHARACTERS], due=due)
         await database.save(write)
         line.look()
+
+
+async def _machine_was_at_fault(database: Database, error: Exception) -> bool:
+    """Whether a stage failed because the disk was full or the like; then only after that is over.
+
+    Raises:
+        StorageError: the data directory cannot be used any more, or nobody waits for it: nothing could be recorded.
+    """
+    found = _first(StorageError, error)
+    if found is not None and not (database.patient and isinstance(found, StorageTroubleError)):
+        raise found from error
+    return await database.was_trouble()
+
+
+def _first(kind: type[E], error: BaseException) -> E | None:
+    """The first error of a kind in what a stage raised, which may be a group."""
+    return next((one for one in _leaves(error) if isinstance(one, kind)), None)
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error

@@ -6,98 +6,88 @@ Parts are opened in the order in which they need each other and closed in revers
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
 import anyio
 
 from runtime.agents.main.agent import MainAgent, load_prompts
 from runtime.bus import Bus, Retries, Watcher
 from runtime.config.endpoints import Endpoint as EndpointConfig
-from runtime.config.identity import digest, identity
 from runtime.config.settings import Settings
+from runtime.control import LocalControl
 from runtime.errors import ConfigError
+from runtime.eventlog import EVENTS_FILE, EventFiles, EventLog
 from runtime.executor import LocalExecutor
-from runtime.handler import Handler, handler_classes, subscriptions
+from runtime.handler import HandlerClass, handler_classes, subscriptions
+from runtime.machine import raise_descriptor_limit, tell_of_trouble, watch_clock
 from runtime.models.endpoint import Endpoint
 from runtime.models.journal import Models, Role
 from runtime.models.settings import EndpointSettings
+from runtime.notice import read_notice
+from runtime.purse import caps, open_budget, price_list, take_up
+from runtime.redaction import configured_secrets, redactor
 from runtime.rollout import Budget, Equipment
+from runtime.runs import open_run, tell_of_resumption
 from runtime.sandbox import Limits, ProcessSandbox
 from runtime.search import NoSearch, Search
 from runtime.services import Services
 from runtime.slots import Slots
-from runtime.workspaces import WorkspaceLimits, Workspaces
+from runtime.workspaces import WorkspaceLimits, Workspaces, workspaces_folder
 from store.database import Database
-from store.events import Resumed
-from store.formats.task_files import TaskRecord
-from store.jsontypes import JsonValue
-from store.resumption import count_open_work
-from store.runs import Run, create_run, find_run
-from store.tasks import TaskFile, submit_task
-from store.transaction import Transaction
+from store.errors import DataLockedError
+from store.runs import Run, list_runs
 
-_WRITE_TASKS = 64  # tasks submitted in one transaction, so that a long file does not hold up everyone else
+_LOCK_WAIT_S = 3.0
+_LOCK_LOOK_S = 0.05
 
 
-class RunChangedError(ConfigError):
-    """Raised when a run is to go on with settings that its evidence was not made with."""
-
-    def __init__(self, name: str, changes: Mapping[str, tuple[JsonValue, JsonValue]]) -> None:
-        self.name = name
-        self.changes = changes
-        lines = [f"  {key}: was {was!r}, is {now!r}" for key, (was, now) in sorted(changes.items())]
-        super().__init__(
-            f"run {name!r} was begun with other settings:\n" + "\n".join(lines) + "\n"
-            "Set them back to go on with it, or give `run.name` another value to begin a new run."
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submitted:
-    """What became of tasks that were handed in: taken, or known already."""
-
-    new: int
-    known: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Daemon:
-    """A run, ready to work."""
+    """Everything that work on a data directory needs, open and ready.
+
+    Attributes:
+        settings: those in effect; some of them change when they are read anew.
+        run: the one that the settings name.
+        every_run: work on all runs that the settings fit, not on `run` alone.
+    """
 
     settings: Settings
     run: Run
+    every_run: bool
     database: Database
     bus: Bus
-    handlers: Sequence[Handler]
+    event_log: EventLog
+    classes: Mapping[str, HandlerClass]
+    services: Services
+    endpoints: Mapping[str, Endpoint]
+    slots: Slots
 
-    async def submit(self, records: Sequence[TaskRecord], *, priority: int = 0) -> Submitted:
-        """Take tasks into the queue; those that the run has already are left alone.
+    @property
+    def control(self) -> LocalControl:
+        """Takes requests from people, and sees to it that the bus acts on them."""
+        return LocalControl(self.database, self.settings, bus=self.bus, serves=self.serves)
 
-        Raises:
-            ChangedTaskError: a task of that name is there with other content.
-            ConfigError: a task's file cannot be read.
+    def serves(self, run: Run) -> bool:
+        """Whether a run is worked on here."""
+        is_ours = run.id == self.run.id or (self.every_run and run.digest == self.run.digest)
+        return is_ours and not run.paused
+
+    async def work(self, *, until_drained: bool, meanwhile: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Deliver events until cancelled or, if asked to, until nothing is owed but what was set aside.
+
+        Args:
+            until_drained: end when nothing is left to do, and `meanwhile` is done.
+            meanwhile: done while the work goes on.
         """
-        new = 0
-        for start in range(0, len(records), _WRITE_TASKS):
-            batch = [(record, await _read_file(record)) for record in records[start : start + _WRITE_TASKS]]
-
-            def write(transaction: Transaction, batch: list[tuple[TaskRecord, tuple[TaskFile, ...]]] = batch) -> int:
-                return sum(
-                    submit_task(transaction, run=self.run.id, record=record, files=files, priority=priority)
-                    for record, files in batch
-                )
-
-            new += await self.database.write(write)
-        return Submitted(new=new, known=len(records) - new)
-
-    async def work(self, *, until_drained: bool) -> None:
-        """Deliver events until cancelled or, if asked to, until nothing is owed but what was set aside."""
-        self.bus.admit([self.run.id])
+        self.bus.admit([run.id for run in await list_runs(self.database) if self.serves(run)])
+        handlers = [make(self.services) for make in self.classes.values()]
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self.bus.run, self.database, self.handlers)
+            tasks.start_soon(self.event_log.run, name="event log")
+            tasks.start_soon(self.bus.run, self.database, handlers)
+            tasks.start_soon(watch_clock, self.bus.look)
+            if meanwhile is not None:
+                await meanwhile()
             if until_drained:
                 await self.bus.wait_until_drained(self.database)
                 tasks.cancel_scope.cancel()
@@ -105,11 +95,17 @@ class Daemon:
 
 @contextlib.asynccontextmanager
 async def open_daemon(
-    settings: Settings, environ: Mapping[str, str], *, search: Search | None = None, watchers: Sequence[Watcher] = ()
+    settings: Settings,
+    environ: Mapping[str, str],
+    *,
+    every_run: bool = False,
+    search: Search | None = None,
+    watchers: Sequence[Watcher] = (),
 ) -> AsyncIterator[Daemon]:
-    """Open everything that a run needs and give it out as a daemon.
+    """Open everything that work needs and give it out as a daemon.
 
     Args:
+        every_run: work on all runs that the settings fit, not only on the one that they name.
         search: instead of the backend that the settings name.
         watchers: see every event from the first on.
 
@@ -117,28 +113,40 @@ async def open_daemon(
         ConfigError: a setting that the run needs is missing, or the run was begun with other settings.
         DataLockedError: another process works on the data directory.
     """
-    roles = _endpoint_settings(settings, environ)
+    raise_descriptor_limit()
+    roles = endpoint_settings(settings, environ)
+    caps(settings, roles)  # tells what is missing before anything is opened
     agent = _agent(settings)
     classes = handler_classes()
-    bus = Bus(
-        retries=Retries(attempts=settings.bus.attempts, delay=settings.bus.delay, max_delay=settings.bus.max_delay),
-        capacity=settings.bus.queue,
-    )
+    redact = redactor(configured_secrets(settings, environ))
+    bus = Bus(retries=retries(settings), capacity=settings.bus.queue, redact=redact)
     for watcher in watchers:
         bus.watch(watcher)
     async with contextlib.AsyncExitStack() as stack:
-        database = await stack.enter_async_context(
-            Database(settings.run.data, subscriptions=subscriptions(classes.values()), on_commit=bus.on_commit)
+        database = Database(
+            settings.run.data,
+            subscriptions=subscriptions(classes.values()),
+            on_commit=bus.on_commit,
+            on_trouble=tell_of_trouble,
         )
-        run = await _open_run(database, settings)
+        await _enter(stack, database)
+        event_log = _event_log(settings, database)
+        bus.watch(event_log.note)
+        # First in, so last out: what the others commit while they close is in the files, too.
+        stack.push_async_callback(event_log.finish)
+        run = await open_run(database, settings, settings.run.name)
         endpoints = {role: await stack.enter_async_context(Endpoint(at)) for role, at in roles.items()}
         models = _models(settings, endpoints, database)
+        models.prices, models.budget = price_list(settings), await open_budget(settings, roles, database)
+        bus.watch(models.budget.note)
         sandbox = await stack.enter_async_context(ProcessSandbox())
         workspaces = Workspaces(
-            settings.run.data / "workspaces",
+            workspaces_folder(settings.run.data),
             WorkspaceLimits(max_files=settings.workspace.max_files, max_mb=settings.workspace.max_mb),
         )
         await workspaces.clear()
+        stack.push_async_callback(workspaces.remove)
+        slots = Slots(settings.run.rollouts)
         equipment = Equipment(
             agent=agent,
             budget=Budget(max_steps=settings.agent.max_steps, time_limit=settings.agent.time_limit),
@@ -155,42 +163,64 @@ async def open_daemon(
             database=database,
             models=models,
             agent=agent,
-            executor=LocalExecutor(equipment, Slots(settings.run.rollouts)),
+            executor=LocalExecutor(equipment, slots),
         )
-        handlers = [make(services) for make in classes.values()]
-        yield Daemon(settings=settings, run=run, database=database, bus=bus, handlers=handlers)
-
-
-async def _open_run(database: Database, settings: Settings) -> Run:
-    """The run of that name, begun now or gone on with."""
-    fixed = identity(settings)
-    found = await find_run(database, settings.run.name)
-    if found is None:
-        make = partial(create_run, name=settings.run.name, digest=digest(fixed), identity=fixed)
-        return await database.write(make)
-    if found.digest != digest(fixed):
-        keys = found.identity.keys() | fixed.keys()
-        changes = {
-            key: (found.identity.get(key), fixed.get(key))
-            for key in keys
-            if found.identity.get(key) != fixed.get(key)
-        }
-        raise RunChangedError(found.name, changes)
-    left = await count_open_work(database, found.id)
-    if left.deliveries:
-        resumed = Resumed(
-            run=found.id,
-            deliveries=left.deliveries,
-            trajectories=left.trajectories,
-            steps=left.steps,
-            calls=left.calls,
+        daemon = Daemon(
+            settings=settings,
+            run=run,
+            every_run=every_run,
+            database=database,
+            bus=bus,
+            event_log=event_log,
+            classes=classes,
+            services=services,
+            endpoints=endpoints,
+            slots=slots,
         )
-        await database.write(lambda transaction: transaction.publish(resumed))
-    return found
+        serving = [found for found in await list_runs(database) if daemon.serves(found)]
+        await take_up(database, bus, models.budget, [served.id for served in serving])
+        for served in serving:
+            await tell_of_resumption(database, served)
+        yield daemon
 
 
-def _endpoint_settings(settings: Settings, environ: Mapping[str, str]) -> dict[str, EndpointSettings]:
-    """Where each role that the run asks is served."""
+async def _enter(stack: contextlib.AsyncExitStack, database: Database) -> None:
+    """Open the database, waiting a moment for a command that has it open to submit something.
+
+    Raises:
+        DataLockedError: another process works on the data directory.
+    """
+    until = anyio.current_time() + _LOCK_WAIT_S
+    while True:
+        try:
+            await stack.enter_async_context(database)
+        except DataLockedError as error:
+            notice = read_notice(database.directory)
+            if (notice is not None and notice.pid == error.pid) or anyio.current_time() >= until:
+                raise
+        else:
+            return
+        await anyio.sleep(_LOCK_LOOK_S)
+
+
+def _event_log(settings: Settings, database: Database) -> EventLog:
+    files = EventFiles(
+        settings.run.data / EVENTS_FILE, max_bytes=settings.log.events_mb << 20, kept=settings.log.events_kept
+    )
+    return EventLog(database, files)
+
+
+def retries(settings: Settings) -> Retries:
+    """How failed deliveries are put off."""
+    return Retries(attempts=settings.bus.attempts, delay=settings.bus.delay, max_delay=settings.bus.max_delay)
+
+
+def endpoint_settings(settings: Settings, environ: Mapping[str, str]) -> dict[str, EndpointSettings]:
+    """Where each role that the run asks is served.
+
+    Raises:
+        ConfigError: it is not said where, or with which model.
+    """
     roles: dict[str, EndpointConfig] = {
         "policy": settings.models.policy,
         "expert": settings.models.expert,
@@ -266,14 +296,3 @@ def _limits(settings: Settings) -> Limits:
         processes=settings.sandbox.processes,
         open_files=settings.sandbox.open_files,
     )
-
-
-async def _read_file(record: TaskRecord) -> tuple[TaskFile, ...]:
-    if record.file is None:
-        return ()
-    path = Path(record.file)
-    try:
-        content = await anyio.Path(path).read_bytes()
-    except OSError as error:
-        raise ConfigError(f"task {record.name!r}: its file {path} cannot be read: {error.strerror}") from error
-    return (TaskFile(name=path.name, content=content),)

@@ -33,7 +33,7 @@ class Line:
         self.handler = handler
         self._runs = runs
         self._capacity = capacity
-        self._longest_delay = longest_delay
+        self.longest_delay = longest_delay
         self._held: set[int] = set()
         self._released: set[int] = set()  # since the reading under way began, which may still show them as owed
         # Unbounded, because `capacity` already bounds what is put into it.
@@ -45,6 +45,11 @@ class Line:
     def idle(self) -> bool:
         """Whether the line holds nothing and knows of nothing to fetch."""
         return not self._held and not self._behind
+
+    def widen(self, capacity: int) -> None:
+        """Hold at least so many deliveries from now on."""
+        self._capacity = max(self._capacity, capacity)
+        self._call_feeder()
 
     def offer(self, event: Event) -> None:
         """A fresh event has been committed for the handler."""
@@ -77,7 +82,7 @@ class Line:
             while self._behind and self._has_room:
                 await self._fill(reader)
             # A clock that was set back would otherwise put deliveries off for as long.
-            with anyio.move_on_after(min(await self._until_due(reader), self._longest_delay)) as wait:
+            with anyio.move_on_after(min(await self._until_due(reader), self.longest_delay)) as wait:
                 await self._room.wait()
             self._room = anyio.Event()
             if wait.cancelled_caught:
@@ -97,8 +102,15 @@ class Line:
         self._behind = False
         self._released.clear()
         room = self._capacity - len(self._held)
+        now = now_us()
         found = await load_due(
-            reader, self.handler.name, runs=self._runs, now=now_us(), limit=room, held=frozenset(self._held)
+            reader,
+            self.handler.name,
+            runs=self._runs,
+            now=now,
+            horizon=now + int(self.longest_delay * 1e6),
+            limit=room,
+            held=frozenset(self._held),
         )
         for delivery in found:
             if delivery.event.seq not in self._held and delivery.event.seq not in self._released:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from runtime.agents.base import Action, Agent, Answer, Context, Decision, StopReason
+from runtime.errors import InfrastructureError
 from runtime.models.journal import Models
 from runtime.sandbox import Limits, Sandbox
 from runtime.search import Search
@@ -21,9 +22,12 @@ from store.manifests import Manifest
 from store.tasks import Task
 from store.trajectories import Step, Trajectory, add_step, load_steps, load_trajectory
 from store.transaction import Transaction
+from store.trouble import free_bytes
 
 # Steps whose code failed are given back, but not for ever.
 _REFUND_CEILING = 1.5
+# With less than this on the disk, code may have failed for want of it.
+_ROOM_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,11 +77,14 @@ async def run_rollout(equipment: Equipment, trajectory: Trajectory, task: Task) 
 
     Raises:
         InfrastructureError: it could not go on; the steps so far are kept, and it can be called again.
+        BudgetSpentError: it may not go on for now; likewise.
     """
     database = equipment.database
     steps = await load_steps(database, trajectory)
     async with equipment.workspaces.open(str(trajectory.id)) as workspace:
-        await workspace.restore(database, steps[-1].workspace if steps else task.workspace)
+        files = steps[-1].workspace if steps else task.workspace
+        if files is not None:  # a workspace is empty when it is opened
+            await workspace.restore(database, files)
         loop = _Loop(
             equipment=equipment,
             trajectory=trajectory,
@@ -130,8 +137,10 @@ class _Loop:
         context, agent = self.context, self.equipment.agent
         fork = self.trajectory.fork
         at_fork = fork is not None and context.index == fork.step
+        context.journal.begin_step(context.index)
         decision = self.given if self.given and at_fork else await agent.think(context)
         acted = await agent.act(decision, context)
+        self._refuse_if_disk_is_full()
         step = Step(
             index=context.index,
             action=decision.action.text,
@@ -144,6 +153,14 @@ class _Loop:
             action_call=decision.call,
         )
         return await self._commit(step, context.workspace)
+
+    def _refuse_if_disk_is_full(self) -> None:
+        """What code does on a full disk says nothing about the code."""
+        free = free_bytes(self.context.workspace.path)
+        if free is not None and free < _ROOM_BYTES:
+            raise InfrastructureError(
+                f"the disk was full when the code of step {self.context.index} ran, so that nothing of it counts"
+            )
 
     async def _commit(self, step: Step, workspace: Workspace) -> tuple[Step, int | None]:
         database = self.equipment.database

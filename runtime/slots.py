@@ -28,6 +28,14 @@ class Slots:
         """How many places are taken."""
         return self.total - self._free
 
+    def resize(self, total: int) -> None:
+        """Have another number of places from now on; those who run beyond it finish first."""
+        self._free += total - self.total
+        self.total = total
+        while self._waiting and self._free > 0:
+            self._free -= 1
+            heapq.heappop(self._waiting)[2].set()
+
     @contextlib.asynccontextmanager
     async def hold(self, rank: int) -> AsyncIterator[None]:
         """Run the block in a place, waiting for one as long as it takes."""
@@ -55,7 +63,7 @@ class Slots:
             raise
 
     def _release(self) -> None:
-        if self._waiting:
+        if self._waiting and self._free >= 0:  # below 0 there are too few places for those who run
             heapq.heappop(self._waiting)[2].set()
         else:
             self._free += 1

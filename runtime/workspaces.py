@@ -7,9 +7,11 @@ are captured; pipes, sockets and devices are left out, and nothing is followed o
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +19,8 @@ from typing import TypeVar
 
 import anyio
 
-from runtime.errors import CsoError
+from runtime.errors import ConfigError, CsoError
+from runtime.sandbox import closed_folder
 from store.blobs import decode_blob
 from store.database import Reader
 from store.manifests import Entry, FileEntry, FolderEntry, LinkEntry, Manifest
@@ -132,6 +135,27 @@ class Workspace:
             raise WorkspaceTooLargeError(f"the working directory holds more than {limits.max_mb} MB")
 
 
+def workspaces_folder(data: Path) -> Path:
+    """Where the workspaces of a data directory are made: in it, if code can get there.
+
+    Run as root, code has a user of its own, to whom a home such as /root is closed. Workspaces last no longer than
+    their rollouts, so the system's folder for temporary files will do, under a name that this data directory keeps.
+
+    Raises:
+        ConfigError: somebody else has taken that name.
+    """
+    inside = data.absolute() / "workspaces"
+    if os.geteuid() != 0 or closed_folder(inside) is None:
+        return inside
+    digest = hashlib.blake2b(os.fsencode(data.resolve()), digest_size=8).hexdigest()
+    outside = Path(tempfile.gettempdir()) / f"cso-workspaces-{digest}"
+    with contextlib.suppress(FileNotFoundError):
+        status = outside.lstat()
+        if status.st_uid != 0 or not stat.S_ISDIR(status.st_mode):
+            raise ConfigError(f"{outside} is not ours: remove it, or choose a data directory that others can pass")
+    return outside
+
+
 class Workspaces:
     """The folder under which all workspaces of a data directory are made; emptied when work starts."""
 
@@ -139,9 +163,13 @@ class Workspaces:
         self._root = root
         self._limits = limits
 
+    async def remove(self) -> None:
+        """Remove the folder and all in it."""
+        await anyio.to_thread.run_sync(lambda: shutil.rmtree(self._root, ignore_errors=True))
+
     async def clear(self) -> None:
         """Remove what an earlier process left behind: the manifests in the store are what counts."""
-        await anyio.to_thread.run_sync(lambda: shutil.rmtree(self._root, ignore_errors=True))
+        await self.remove()
         await anyio.to_thread.run_sync(lambda: self._root.mkdir(parents=True, mode=0o711))
 
     @contextlib.asynccontextmanager

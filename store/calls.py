@@ -34,7 +34,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallRecord:
-    """A reply as the journal keeps it. Tokens are counts of the endpoint; latency is in seconds."""
+    """A reply as the journal keeps it. Tokens are counts of the endpoint; latency is in seconds.
+
+    `cost` is in millionths of the currency of the prices, as computed when the reply came; None: not known.
+    """
 
     place: Place
     digest: bytes
@@ -47,6 +50,7 @@ class CallRecord:
     latency: float
     attempts: int
     endpoint: str
+    cost: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +76,8 @@ def record_call(
         return int(known[0])
     identifier = transaction.insert(
         "INSERT INTO calls (trajectory, step, role, module, ordinal, digest, request, reply, reasoning,"
-        " finish_reason, prompt_tokens, completion_tokens, cached_tokens, latency, attempts, endpoint)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " finish_reason, prompt_tokens, completion_tokens, cached_tokens, latency, attempts, endpoint, cost)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             place.trajectory,
             place.step,
@@ -91,6 +95,7 @@ def record_call(
             record.latency,
             record.attempts,
             record.endpoint,
+            record.cost,
         ),
     )
     transaction.publish(
@@ -103,6 +108,7 @@ def record_call(
             module=place.module,
             prompt_tokens=record.prompt_tokens,
             completion_tokens=record.completion_tokens,
+            cost=record.cost,
         )
     )
     return identifier

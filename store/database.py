@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,21 +18,29 @@ from typing import Self, TypeVar
 import aiosqlite
 import anyio
 
-from store.errors import NoDatabaseError
+from store.errors import NoDatabaseError, StorageTroubleError
 from store.events import Event
 from store.lock import DataLock
-from store.migrations import migrate
+from store.migrations import check_version, migrate
 from store.transaction import SqlValues
+from store.trouble import RETRY_S, Standing, TroubleListener, storage_error
 from store.writer import Write, Writer
 
 T = TypeVar("T")
 FILE_NAME = "cso.sqlite3"
 _READERS = 3
 _BUSY_TIMEOUT_S = 30.0
+# A read that fails as often although the directory is sound has met a bad spot of the disk.
+_READ_TRIES = 30
 
 
 class Reader:
-    """Reads from the database of a data directory, whether or not anyone is writing to it."""
+    """Reads from the database of a data directory, whether or not anyone is writing to it.
+
+    Raises (on entering and reading):
+        NoDatabaseError: nothing has been stored there yet.
+        StorageError: the data directory cannot be used, or the database is damaged or newer.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -67,22 +76,32 @@ class Reader:
     async def snapshot(self) -> AsyncIterator[aiosqlite.Connection]:
         """A connection for reading. Begin a transaction on it to see one state across several queries."""
         async with self._slots:
-            connection = self._idle.pop() if self._idle else await self._connect()
             try:
-                yield connection
-            finally:
-                with anyio.CancelScope(shield=True):
-                    if connection.in_transaction:
-                        await connection.rollback()
-                self._idle.append(connection)
+                connection = self._idle.pop() if self._idle else await self._connect()
+                try:
+                    yield connection
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        if connection.in_transaction:
+                            await connection.rollback()
+                    self._idle.append(connection)
+            except sqlite3.Error as error:
+                wrong = await anyio.to_thread.run_sync(storage_error, error, self.file)
+                if wrong is None:
+                    raise
+                raise wrong from error
 
     async def _connect(self) -> aiosqlite.Connection:
         connection = await aiosqlite.connect(
-            f"{self.file.absolute().as_uri()}?mode=ro",
-            uri=True,
-            isolation_level=None,
-            timeout=_BUSY_TIMEOUT_S,
+            reading_uri(self.file), uri=True, isolation_level=None, timeout=_BUSY_TIMEOUT_S
         )
+        try:
+            ((version,),) = await connection.execute_fetchall("PRAGMA user_version")
+            check_version(version)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await connection.close()
+            raise
         connection.row_factory = sqlite3.Row
         return connection
 
@@ -95,10 +114,12 @@ class Database(Reader):
         subscriptions: for each kind of event the names of the handlers that it is owed to; those that a
             delivery is not written for at the commit never get the event.
         on_commit: called on the loop with the events of each commit, in order.
+        on_trouble: called on the loop when patient writes begin to wait for the disk, with what is wrong, and
+            when they go on, with None.
 
     Raises (on entering):
         DataLockedError: another process writes to the directory.
-        NewerDatabaseError: a later release wrote the database.
+        StorageError: the directory cannot be used, or the database is damaged or newer.
     """
 
     def __init__(
@@ -107,17 +128,28 @@ class Database(Reader):
         *,
         subscriptions: Mapping[str, Sequence[str]] = MappingProxyType({}),
         on_commit: Callable[[Sequence[Event]], None] = lambda _events: None,
+        on_trouble: TroubleListener = lambda _trouble: None,
     ) -> None:
         super().__init__(directory)
         self._subscriptions = subscriptions
         self._on_commit = on_commit
+        self._standing = Standing(directory, on_trouble)
         self._lock = DataLock(directory)
         self._writer: Writer | None = None
 
     async def __aenter__(self) -> Self:
-        await anyio.to_thread.run_sync(self._lock.acquire)
         try:
-            writer = Writer(self._open_writing, subscriptions=self._subscriptions, on_commit=self._on_commit)
+            await anyio.to_thread.run_sync(self._lock.acquire)
+        except OSError as error:
+            raise storage_error(error, self.file) or error from error
+        try:
+            writer = Writer(
+                self._open_writing,
+                file=self.file,
+                standing=self._standing,
+                subscriptions=self._subscriptions,
+                on_commit=self._on_commit,
+            )
             await writer.start()
         except BaseException:
             self._lock.release()
@@ -131,6 +163,49 @@ class Database(Reader):
             if self._writer is not None:
                 await self._writer.close()
         self._lock.release()
+
+    @property
+    def trouble(self) -> StorageTroubleError | None:
+        """What keeps patient writes waiting now, if anything does."""
+        return self._standing.trouble
+
+    @property
+    def patient(self) -> bool:
+        """Whether trouble with the disk is waited out; otherwise it is raised."""
+        return self._writer is not None and self._writer.patient
+
+    async def wait_out_trouble(self) -> None:
+        """Let writes that meet trouble with the disk wait for its end, until this is cancelled; then they fail."""
+        assert self._writer is not None, "the database is used inside `async with`"
+        self._writer.be_patient(True)
+        try:
+            await anyio.sleep_forever()
+        finally:
+            self._writer.be_patient(False)
+
+    async def until_usable(self) -> None:
+        """Wait while patient writes wait; at once where trouble is raised instead."""
+        if self.patient:
+            await self._standing.until_clear()
+
+    async def was_trouble(self) -> bool:
+        """Find out whether something that just failed may have failed because the machine is in trouble.
+
+        If so, and trouble is waited out, return only once the data directory can be used again.
+        """
+        return self.patient and await self._standing.was_trouble()
+
+    async def fetch(self, sql: str, values: SqlValues = ()) -> list[sqlite3.Row]:
+        """All rows of one query; where trouble is waited out, that which keeps us from reading, too."""
+        for _ in range(_READ_TRIES - 1):
+            try:
+                return await super().fetch(sql, values)
+            except StorageTroubleError:
+                if not self.patient:
+                    raise
+                if not await self.was_trouble():
+                    await anyio.sleep(RETRY_S)
+        return await super().fetch(sql, values)
 
     def submit(self, write: Write[T]) -> asyncio.Future[T]:
         """Put a write in line: it will be committed whether or not anyone waits for the future."""
@@ -151,11 +226,38 @@ class Database(Reader):
         return result
 
     def _open_writing(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.file, isolation_level=None, timeout=_BUSY_TIMEOUT_S, cached_statements=512)
+        return open_writing(self.file)
+
+
+def open_writing(file: Path) -> sqlite3.Connection:
+    """A connection for the one who holds the lock, to a database of the newest version.
+
+    Raises:
+        NewerDatabaseError: a later release wrote the database.
+        sqlite3.Error: it cannot be opened.
+    """
+    connection = sqlite3.connect(file, isolation_level=None, timeout=_BUSY_TIMEOUT_S, cached_statements=512)
+    try:
         connection.row_factory = sqlite3.Row
+        # Takes effect in a new file only; lets `cso gc` give freed space back without copying the database.
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         # WAL lets readers go on while we write; FULL makes each commit outlive a power cut.
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         migrate(connection)
-        return connection
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def reading_uri(file: Path) -> str:
+    """The URI that opens a database for reading only, on a read-only disk, too."""
+    uri = f"{file.absolute().as_uri()}?mode=ro"
+    wal = file.with_name(f"{file.name}-wal")
+    # There SQLite cannot make its shared memory, and without a WAL needs none: nobody can be writing.
+    with contextlib.suppress(OSError):  # what is wrong shows when the file is opened
+        if not wal.exists() and os.statvfs(file.parent).f_flag & os.ST_RDONLY:
+            uri += "&immutable=1"
+    return uri

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 import orjson
 
 from store.database import Reader
-from store.events import DeliveryFailed, Event, TaskCancelled, TaskFinished, decode_event
+from store.events import BudgetSpent, DeliveryFailed, Event, TaskCancelled, TaskFinished, decode_event
 from store.transaction import Transaction
 from store.writer import Write
+
+# In the column `dead`, beside 0 for open and 1 for set aside.
+_AT_REST = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,20 +26,22 @@ class Delivery:
 
 
 async def load_due(
-    reader: Reader, handler: str, *, runs: Collection[int], now: int, limit: int, held: Collection[int]
+    reader: Reader, handler: str, *, runs: Collection[int], now: int, horizon: int, limit: int, held: Collection[int]
 ) -> list[Delivery]:
     """The deliveries that a handler may be given now: higher priority first, then older first.
 
     Args:
         runs: those whose deliveries are wanted.
         now: microseconds since 1970, UTC; deliveries put off beyond it are left out.
+        horizon: the latest time to which anything is put off, in the same unit; what is put off beyond it was so
+            by a clock that has been set back since, and is given now.
         held: events whose deliveries the caller has already.
     """
     rows = await reader.fetch(
         "SELECT d.attempts, e.* FROM deliveries d JOIN events e ON e.seq = d.event"
-        " WHERE d.handler = ? AND d.dead = 0 AND d.due <= ? AND d.run IN (SELECT value FROM json_each(?))"
-        " ORDER BY d.priority DESC, d.event LIMIT ?",
-        (handler, now, _listed(runs), limit + len(held)),
+        " WHERE d.handler = ? AND d.dead = 0 AND (d.due <= ? OR d.due > ?)"
+        " AND d.run IN (SELECT value FROM json_each(?)) ORDER BY d.priority DESC, d.event LIMIT ?",
+        (handler, now, horizon, _listed(runs), limit + len(held)),
     )
     found = [
         Delivery(
@@ -106,6 +111,31 @@ def fail_delivery(transaction: Transaction, delivery: Delivery, *, error: str, d
     )
 
 
+def rest_delivery(transaction: Transaction, delivery: Delivery, why: BudgetSpent) -> None:
+    """Hand a delivery out no more until `wake_deliveries`, and tell why if it is the first of its task that rests.
+
+    It stays owed, and no attempt is counted.
+    """
+    resting = transaction.execute(
+        "SELECT 1 FROM deliveries WHERE task = ? AND dead = ? LIMIT 1", (delivery.event.task, _AT_REST)
+    ).fetchone()
+    if resting is None:
+        transaction.publish(why)
+    transaction.execute(
+        "UPDATE deliveries SET dead = ? WHERE handler = ? AND event = ? AND dead = 0",
+        (_AT_REST, delivery.handler, delivery.event.seq),
+    )
+
+
+def wake_deliveries(transaction: Transaction, *, run: int, but: Collection[int]) -> int:
+    """Hand out again what rests of a run, but for some tasks; how many deliveries."""
+    cursor = transaction.execute(
+        "UPDATE deliveries SET dead = 0 WHERE run = ? AND dead = ? AND task NOT IN (SELECT value FROM json_each(?))",
+        (run, _AT_REST, _listed(but)),
+    )
+    return cursor.rowcount
+
+
 def revive_deliveries(transaction: Transaction, *, run: int | None = None, task: int | None = None) -> int:
     """Put deliveries that were set aside back into the queue, their attempts forgotten; how many they were.
 
@@ -129,6 +159,6 @@ def cancel_deliveries(transaction: Transaction, *, run: int, task: int) -> int:
     return cursor.rowcount
 
 
-def _listed(runs: Collection[int]) -> str:
-    """Run numbers as the JSON array that `json_each` reads: a list of any length as one bound value."""
-    return orjson.dumps(list(runs)).decode()
+def _listed(numbers: Collection[int]) -> str:
+    """Numbers as the JSON array that `json_each` reads: a list of any length as one bound value."""
+    return orjson.dumps(list(numbers)).decode()

@@ -2,8 +2,12 @@
 
 CsoError                      whatever the program raises on purpose, in any of its rooms
 └── StoreError
+    ├── StorageError          the data directory cannot be used: say what to do about it
+    │   ├── StorageTroubleError   for now; it may clear by itself or when a person helps
+    │   ├── DamagedDatabaseError  the database file is not what was written: stop
+    │   ├── DatabaseGoneError     it was removed or replaced while in use: stop
+    │   └── NewerDatabaseError    a later release wrote the database: stop
     ├── TaskFileError         a task file cannot be taken: say where and why
-    ├── NewerDatabaseError    a later release wrote the database: stop
     ├── DataLockedError       another daemon works on the data directory: stop
     ├── NoDatabaseError       nothing has been stored there yet: say what to run first
     └── StoreClosedError      a write came after the end: the caller outlived its store
@@ -42,7 +46,50 @@ class TaskFileError(StoreError):
         super().__init__("\n  ".join(lines + [f"… and {more} more"] * (more > 0)))
 
 
-class NewerDatabaseError(StoreError):
+class StorageError(StoreError):
+    """Base of what is wrong with the data directory itself, so that no work on it can go on."""
+
+
+class StorageTroubleError(StorageError):
+    """Raised when the data directory cannot be used for now; nothing was half done.
+
+    `trouble` is a machine-readable word, as `full` or `read-only`; `what` says what is wrong and where, `next_step`
+    what a person can do.
+    """
+
+    def __init__(self, trouble: str, what: str, next_step: str) -> None:
+        self.trouble = trouble
+        self.what = what
+        self.next_step = next_step
+        super().__init__(f"{what}: {next_step}, then run the command again (nothing that was committed is lost)")
+
+
+class DamagedDatabaseError(StorageError):
+    """Raised when the database file is not what was written to it."""
+
+    def __init__(self, file: Path, reason: str) -> None:
+        self.file = file
+        self.reason = reason
+        super().__init__(
+            f"{file} is damaged ({reason}): see `cso doctor --data {file.parent}`, put a backup in its place, or "
+            f"save what can be read with `sqlite3 {file.name} .recover`"
+        )
+
+
+class DatabaseGoneError(StorageError):
+    """Raised when the database was removed or replaced while it was in use; `saved` tells whether all was kept."""
+
+    def __init__(self, file: Path, *, saved: bool) -> None:
+        self.file = file
+        self.saved = saved
+        rest = "what was committed has been moved into the database" if saved else "put it back from a backup"
+        super().__init__(
+            f"{file} was removed or replaced while it was in use: {rest}. Leave the files of a data directory alone "
+            "while it is worked on, then start again"
+        )
+
+
+class NewerDatabaseError(StorageError):
     """Raised when the database was written by a later release than this one."""
 
     def __init__(self, *, found: int, known: int) -> None:

@@ -56,6 +56,16 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunChanged(Event):
+    """A person decided that a run goes on with other settings, or another program, than it was begun with."""
+
+    kind: ClassVar[str] = "run-changed"
+    before: str  # digest of the identity until now
+    digest: str  # of the one from now on
+    changes: dict[str, list[JsonValue]]  # by dotted key the value until now and from now on; null: it had none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed(Event):
     """Work went on after a stop; what had been left open when it did."""
 
@@ -84,6 +94,7 @@ class CallCompleted(Event):
     module: str
     prompt_tokens: int
     completion_tokens: int
+    cost: int | None = None  # millionths of the currency of the prices; None: not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +171,16 @@ class TaskCancelled(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetSpent(Event):
+    """A cap of the budget was reached: nothing new is begun for the task, or without one for the whole run."""
+
+    kind: ClassVar[str] = "budget-spent"
+    setting: str  # the cap's dotted key
+    cap: float
+    spent: float  # what was bought when it was met, in the same unit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryFailed(Event):
     """A handler failed on an event: it is tried again later, or set aside."""
 
@@ -175,6 +196,7 @@ KINDS: dict[str, type[Event]] = {
     kind.kind: kind
     for kind in (
         RunStarted,
+        RunChanged,
         Resumed,
         TaskSubmitted,
         CallCompleted,
@@ -185,6 +207,7 @@ KINDS: dict[str, type[Event]] = {
         PairVerified,
         TaskFinished,
         TaskCancelled,
+        BudgetSpent,
         DeliveryFailed,
     )
 }

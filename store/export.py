@@ -72,7 +72,7 @@ async def load_pair(reader: Reader, run: Run, identifier: int) -> Pair:
     return Pair(
         id=row["id"],
         run=run.name,
-        digest=run.digest,
+        digest=row["digest"],
         task=row["task_name"],
         trajectory=(await load_trajectory(reader, row["trajectory"])).label,
         step=row["step"],

@@ -13,6 +13,15 @@ from typing import Self, cast
 
 import orjson
 
+from store.errors import StoreError
+
+
+class DroppedWorkspaceError(StoreError):
+    """Raised when files are asked for that `cso gc` has given up because their run was finished."""
+
+    def __init__(self) -> None:
+        super().__init__("the files of this step were given up by `cso gc --workspaces-of-finished-runs`")
+
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
@@ -37,6 +46,8 @@ class FolderEntry:
 
 
 Entry = FileEntry | LinkEntry | FolderEntry
+# What a step names instead of a manifest once `cso gc` has given up its files: never read as "no files".
+DROPPED = b"null"
 # Marks a path that is not UTF-8; no path can hold this character itself.
 _RAW = "\x00"
 
@@ -58,7 +69,13 @@ class Manifest:
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """The manifest of a stored form."""
+        """The manifest of a stored form.
+
+        Raises:
+            DroppedWorkspaceError: its files were given up.
+        """
+        if data == DROPPED:
+            raise DroppedWorkspaceError
         raw = cast("dict[str, int | str | list[int]]", orjson.loads(data))
         return cls({_path(key): _entry(value) for key, value in raw.items()})
 

@@ -34,14 +34,18 @@ def add_pair(
     candidate: int,
     evidence: Evidence,
 ) -> None:
-    """Commit a pair and tell of it; an alternative makes one pair, however often it is asked for."""
+    """Commit a pair and tell of it; an alternative makes one pair, however often it is asked for.
+
+    The pair keeps the digest of the run as it is now, which a person may have changed since the run was begun.
+    """
     cursor = transaction.execute(
-        "INSERT INTO pairs (trajectory, step, candidate, successes, rollouts, control_successes, controls)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (candidate) DO NOTHING",
+        "INSERT INTO pairs (trajectory, step, candidate, digest, successes, rollouts, control_successes, controls)"
+        " VALUES (?, ?, ?, (SELECT digest FROM runs WHERE id = ?), ?, ?, ?, ?) ON CONFLICT (candidate) DO NOTHING",
         (
             trajectory,
             step,
             candidate,
+            run,
             evidence.successes,
             evidence.rollouts,
             evidence.control_successes,

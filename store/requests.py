@@ -1,13 +1,15 @@
 """The stored form of a request's messages: long texts as blob numbers, short ones in place.
 
 A conversation repeats its history in every call, so a message is kept as the parts from which it was composed and
-each long part is stored once. The form is a JSON array of messages, each `[role, part, …]` with a role's first
-letter and parts that are a blob's number or a short text.
+each long part is stored once. The form is a JSON array: the highest blob number in it, then the messages, each
+`[role, part, …]` with a role's first letter and parts that are a short text or how far a blob's number is below the
+highest. It is deflated with a dictionary of what the agents' requests have in common.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import cast
 
 import orjson
@@ -18,6 +20,16 @@ from store.messages import Message, MessageRole
 _INLINE_CHARACTERS = 48
 _LETTERS: Mapping[MessageRole, str] = {"system": "s", "user": "u", "assistant": "a"}
 _ROLES = {letter: role for role, letter in _LETTERS.items()}
+# Never to be changed: what was stored with it could not be read any more. Other texts only cost more.
+_COMMON = (
+    rb'\n\nFiles: \n\n(Steps 0 to 10 are not shown; the progress state keeps what they found.)"],"\n\nResult given: '
+    rb'"\n\nDirect answer to the task: "Progress state at the end:\n","\n\nThe run ended: stopped.\n",'
+    rb'"\n\nWrite the final result."]]Recent steps:\n"Step 3:\n"\n\nCandidate action of step 3:\n"'
+    rb'"\n\nScore this candidate."]]"Progress state at step 3:\n",120,"\n\nWrite the action of step 3."]]'
+    rb'[12345,["s",12301],["u","Task: ",12001,"\n\n","Progress state before step 3:\n",120,"\n\nWrite the plan of step 3."]]'
+) + b"".join(rb'["a",%d],["u","Observation of step %d:\n",%d],' % (900 - 70 * i, i, 860 - 70 * i) for i in range(10))
+# Without zlib's header and checksum, and with the smallest window that holds dictionary and request.
+_WINDOW = -15
 
 
 def encode_request(messages: Iterable[Message], store_text: Callable[[str], int]) -> bytes:
@@ -28,12 +40,15 @@ def encode_request(messages: Iterable[Message], store_text: Callable[[str], int]
         row: list[str | int] = [_LETTERS[message.role]]
         row += [part if len(part) <= _INLINE_CHARACTERS else store_text(part) for part in parts]
         rows.append(row)
-    return orjson.dumps(rows)
+    highest = max((part for row in rows for part in row if isinstance(part, int)), default=0)
+    below = [[highest - part if isinstance(part, int) else part for part in row] for row in rows]
+    packer = zlib.compressobj(wbits=_WINDOW, zdict=_COMMON)
+    return packer.compress(orjson.dumps([highest, *below])) + packer.flush()
 
 
 def referenced_blobs(request: bytes) -> set[int]:
     """The numbers of the blobs that a stored request needs."""
-    return {part for row in orjson.loads(request) for part in row if isinstance(part, int)}
+    return {part for row in _rows(request) for part in row if isinstance(part, int)}
 
 
 def decode_request(request: bytes, texts: Mapping[int, str]) -> tuple[Message, ...]:
@@ -43,7 +58,15 @@ def decode_request(request: bytes, texts: Mapping[int, str]) -> tuple[Message, .
         KeyError: a text is missing.
     """
     messages = []
-    for letter, *parts in cast(list[list[str | int]], orjson.loads(request)):
+    for letter, *parts in _rows(request):
         words = tuple(texts[part] if isinstance(part, int) else part for part in parts)
         messages.append(Message(_ROLES[str(letter)], "".join(words)))
     return tuple(messages)
+
+
+def _rows(request: bytes) -> Iterator[list[str | int]]:
+    """The messages of a stored form, with the blobs' numbers."""
+    text = zlib.decompressobj(wbits=_WINDOW, zdict=_COMMON).decompress(request)
+    highest, *rows = cast("tuple[int, *tuple[list[str | int], ...]]", orjson.loads(text))
+    for row in rows:
+        yield [highest - part if isinstance(part, int) else part for part in row]

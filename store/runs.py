@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
 import orjson
 
 from store.database import Reader
-from store.events import RunStarted
+from store.events import RunChanged, RunStarted
 from store.jsontypes import JsonValue
 from store.transaction import Transaction, now_us
 
@@ -38,6 +39,23 @@ def create_run(transaction: Transaction, *, name: str, digest: str, identity: di
     )
     transaction.publish(RunStarted(run=identifier, name=name, digest=digest))
     return Run(id=identifier, name=name, digest=digest, identity=identity, created=created)
+
+
+def change_run(transaction: Transaction, run: Run, *, digest: str, identity: dict[str, JsonValue]) -> None:
+    """Go on under another identity, and keep in the log what changed: pairs name the digest they were made under."""
+    transaction.execute(
+        "UPDATE runs SET digest = ?, identity = ? WHERE id = ?", (digest, orjson.dumps(identity), run.id)
+    )
+    changes = {key: list(values) for key, values in differences(run.identity, identity).items()}
+    transaction.publish(RunChanged(run=run.id, before=run.digest, digest=digest, changes=changes))
+
+
+def differences(
+    before: Mapping[str, JsonValue], after: Mapping[str, JsonValue]
+) -> dict[str, tuple[JsonValue, JsonValue]]:
+    """The keys in which two identities differ, in order, with both values; None for a key that one does not have."""
+    keys = sorted(before.keys() | after.keys())
+    return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
 
 
 def set_paused(transaction: Transaction, run: int, *, paused: bool) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from store.database import Reader
+from store.events import BudgetSpent, Resumed, decode_event
 from store.jsontypes import JsonValue
 from store.runs import Run
+from store.spending import Spent, count_spending, price_of_pair
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,14 +32,36 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Resumption:
+    """When work last went on after a stop (microseconds since 1970, UTC), and what had been left open."""
+
+    time: int
+    deliveries: int
+    trajectories: int
+    steps: int
+    calls: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpentCap:
+    """A cap of the budget that a run has reached: the setting's dotted key, the cap, and what was bought then."""
+
+    setting: str
+    cap: float
+    spent: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """A run in numbers. `calls` and `tokens` are by role; tokens are prompt and completion together.
+    """A run in numbers. `calls`, `tokens` and `models` are by role; tokens are prompt and completion together.
 
     `supervised_share` is the share of the failed trajectories' steps for which there is a pair, in [0, 1]; None
-    before the first failure.
+    before the first failure. `resting_tasks` have spent their own budget and wait for a greater one, as the whole
+    run does where `budget_spent` is there.
     """
 
     run: str
+    paused: bool
     tasks: int
     tasks_finished: int
     trajectories: Outcomes
@@ -53,11 +77,16 @@ class Summary:
     tokens: Mapping[str, int]
     owed: int
     put_off: int
+    resting_tasks: int
+    budget_spent: SpentCap | None
+    spending: list[Spent]
+    models: Mapping[str, str]
+    resumed: Resumption | None
     set_aside: list[DeadLetter] = field(default_factory=list)
 
     def as_json(self) -> dict[str, JsonValue]:
         """The same as plain JSON values."""
-        return asdict(self)
+        return {**asdict(self), "per_pair": price_of_pair(self.spending, self.pairs)}
 
 
 async def summarise(reader: Reader, run: Run) -> Summary:
@@ -73,6 +102,7 @@ async def summarise(reader: Reader, run: Run) -> Summary:
     failed_steps, supervised = counts["failed_steps"], counts["supervised_steps"]
     return Summary(
         run=run.name,
+        paused=run.paused,
         tasks=counts["tasks"],
         tasks_finished=counts["finished"],
         trajectories=rollouts["trajectories"],
@@ -88,8 +118,23 @@ async def summarise(reader: Reader, run: Run) -> Summary:
         tokens={row["role"]: row["tokens"] for row in calls},
         owed=counts["owed"],
         put_off=counts["put_off"],
+        resting_tasks=counts["resting"],
+        budget_spent=await _spent_cap(reader, run.id),
+        spending=await count_spending(reader, run.id),
+        models=_models(run),
+        resumed=await _last_resumption(reader, run.id),
         set_aside=await _set_aside(reader, run.id),
     )
+
+
+def _models(run: Run) -> dict[str, str]:
+    """The names of the models that a run fixes, by role."""
+    keys = {key: key.split(".") for key in run.identity}
+    return {
+        parts[1]: str(run.identity[key])
+        for key, parts in keys.items()
+        if len(parts) == 3 and parts[0] == "models" and parts[2] == "model"
+    }
 
 
 async def _count_rollouts(reader: Reader, run: int) -> dict[str, Outcomes]:
@@ -121,7 +166,7 @@ async def _count_steps(reader: Reader, run: Run) -> Mapping[str, int]:
                 WHERE c.ordinal = 0)
         SELECT
             (SELECT count(*) FROM tasks WHERE run = :run) AS tasks,
-            (SELECT count(*) FROM events WHERE run = :run AND kind = 'task-finished') AS finished,
+            (SELECT count(DISTINCT task) FROM events WHERE run = :run AND kind = 'task-finished') AS finished,
             (SELECT count(*) FROM own WHERE score IS NOT NULL) AS scored,
             (SELECT count(*) FROM own WHERE score IS NULL) AS unscored,
             (SELECT count(*) FROM own o WHERE o.score < :bad_max AND EXISTS (
@@ -132,10 +177,9 @@ async def _count_steps(reader: Reader, run: Run) -> Mapping[str, int]:
                 JOIN mine m ON m.id = p.trajectory)) AS supervised_steps,
             (SELECT count(*) FROM steps s JOIN mine m ON m.id = s.trajectory
                 WHERE m.outcome = 'failure') AS failed_steps,
-            (SELECT count(*) FROM deliveries d JOIN events e ON e.seq = d.event
-                WHERE e.run = :run AND d.dead = 0) AS owed,
-            (SELECT count(*) FROM deliveries d JOIN events e ON e.seq = d.event
-                WHERE e.run = :run AND d.dead = 0 AND d.attempts > 0) AS put_off
+            (SELECT count(*) FROM deliveries WHERE run = :run AND dead = 0) AS owed,
+            (SELECT count(*) FROM deliveries WHERE run = :run AND dead = 0 AND attempts > 0) AS put_off,
+            (SELECT count(DISTINCT task) FROM deliveries WHERE run = :run AND dead = 2) AS resting
         """,
         {"run": run.id, "bad_max": bad_max, "good_min": good_min},
     )
@@ -143,10 +187,44 @@ async def _count_steps(reader: Reader, run: Run) -> Mapping[str, int]:
     return dict(row)
 
 
+async def _last_resumption(reader: Reader, run: int) -> Resumption | None:
+    row = await reader.fetch_one(
+        "SELECT * FROM events WHERE run = ? AND kind = 'resumed' ORDER BY seq DESC LIMIT 1", (run,)
+    )
+    if row is None:
+        return None
+    event = decode_event(
+        row["kind"], run=row["run"], task=row["task"], seq=row["seq"], time=row["time"], body=row["body"]
+    )
+    assert isinstance(event, Resumed)  # the kind that was asked for
+    return Resumption(
+        time=event.time,
+        deliveries=event.deliveries,
+        trajectories=event.trajectories,
+        steps=event.steps,
+        calls=event.calls,
+    )
+
+
+async def _spent_cap(reader: Reader, run: int) -> SpentCap | None:
+    row = await reader.fetch_one(
+        "SELECT * FROM events WHERE run = :run AND kind = 'budget-spent' AND task IS NULL AND seq >"
+        " (SELECT ifnull(max(seq), 0) FROM events WHERE run = :run AND kind = 'resumed') ORDER BY seq DESC LIMIT 1",
+        {"run": run},
+    )
+    if row is None:
+        return None
+    event = decode_event(
+        row["kind"], run=row["run"], task=row["task"], seq=row["seq"], time=row["time"], body=row["body"]
+    )
+    assert isinstance(event, BudgetSpent)  # the kind that was asked for
+    return SpentCap(setting=event.setting, cap=event.cap, spent=event.spent)
+
+
 async def _set_aside(reader: Reader, run: int) -> list[DeadLetter]:
     rows = await reader.fetch(
-        "SELECT d.handler, d.error, count(*) AS n FROM deliveries d JOIN events e ON e.seq = d.event"
-        " WHERE e.run = ? AND d.dead = 1 GROUP BY d.handler, d.error ORDER BY n DESC",
+        "SELECT handler, error, count(*) AS n FROM deliveries WHERE run = ? AND dead = 1"
+        " GROUP BY handler, error ORDER BY n DESC",
         (run,),
     )
     return [DeadLetter(handler=row["handler"], error=row["error"], deliveries=row["n"]) for row in rows]

@@ -84,6 +84,12 @@ def submit_task(
     return True
 
 
+async def find_task(reader: Reader, run: int, name: str) -> int | None:
+    """The id of a run's task of that name, if there is one."""
+    row = await reader.fetch_one("SELECT id FROM tasks WHERE run = ? AND name = ?", (run, name))
+    return None if row is None else int(row["id"])
+
+
 async def load_task(reader: Reader, identifier: int) -> Task:
     """The task of that id, which must exist."""
     row = await reader.fetch_one(

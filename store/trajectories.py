@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Collection
 from dataclasses import dataclass
+
+import orjson
 
 from store.blobs import decode_text
 from store.database import Reader
@@ -58,6 +61,15 @@ class Step:
     action_call: int | None = None
 
 
+_LABELS = """
+    SELECT t.id, t.ordinal, t.parent, t.fork, k.name AS task_name,
+        c.ordinal AS candidate_ordinal, p.ordinal AS parent_ordinal
+    FROM trajectories t
+    JOIN tasks k ON k.id = t.task
+    LEFT JOIN candidates c ON c.id = t.candidate
+    LEFT JOIN trajectories p ON p.id = t.parent
+    WHERE t.id IN (SELECT value FROM json_each(?))
+"""
 _SELECT = """
     SELECT t.*, k.run, k.name AS task_name, b.data AS answer_data,
         c.ordinal AS candidate_ordinal, p.ordinal AS parent_ordinal
@@ -146,6 +158,12 @@ async def load_trajectory(reader: Reader, identifier: int) -> Trajectory:
     return _from_row(row)
 
 
+async def load_labels(reader: Reader, identifiers: Collection[int]) -> dict[int, str]:
+    """The labels of trajectories by their ids; those that do not exist are left out."""
+    rows = await reader.fetch(_LABELS, (orjson.dumps(list(identifiers)).decode(),))
+    return {row["id"]: _label(row) for row in rows}
+
+
 async def load_branches(reader: Reader, parent: int, step: int) -> list[Trajectory]:
     """The branches that leave a trajectory at a step, in the order in which they were begun."""
     rows = await reader.fetch(_SELECT + " WHERE t.parent = ? AND t.fork = ? ORDER BY t.id", (parent, step))
@@ -168,19 +186,21 @@ async def load_steps(reader: Reader, trajectory: Trajectory) -> list[Step]:
     return steps + [_step_from_row(row) for row in rows]
 
 
+def _label(row: sqlite3.Row) -> str:
+    if row["parent"] is None:
+        return f"{row['task_name']}/{row['ordinal']}"
+    return f"{row['task_name']}/{row['parent_ordinal']}@{row['fork']}.{row['candidate_ordinal']}.{row['ordinal']}"
+
+
 def _from_row(row: sqlite3.Row) -> Trajectory:
     fork = None
-    label = f"{row['task_name']}/{row['ordinal']}"
     if row["parent"] is not None:
         fork = Fork(parent=row["parent"], step=row["fork"], candidate=row["candidate"])
-        label = (
-            f"{row['task_name']}/{row['parent_ordinal']}@{row['fork']}.{row['candidate_ordinal']}.{row['ordinal']}"
-        )
     return Trajectory(
         id=row["id"],
         run=row["run"],
         task=row["task"],
-        label=label,
+        label=_label(row),
         fork=fork,
         ordinal=row["ordinal"],
         outcome=row["outcome"],

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.folders import reachable_folder
 
 
 @pytest.fixture(scope="session")
@@ -19,8 +18,6 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def data() -> Iterator[Path]:
-    """A data directory whose workspaces sandboxed code can reach, as below pytest's own folder it cannot for root."""
-    folder = Path(tempfile.mkdtemp(prefix="cso-test-"))
-    folder.chmod(0o711)
-    yield folder / "data"
-    shutil.rmtree(folder, ignore_errors=os.geteuid() != 0)
+    """A data directory that is yet to be made."""
+    with reachable_folder() as folder:
+        yield folder / "data"

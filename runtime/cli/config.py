@@ -8,12 +8,15 @@ from typing import Annotated
 import typer
 
 from runtime.cli.output import say, write_data, write_json
-from runtime.config.fields import leaves
+from runtime.config.fields import entries_of, leaves
 from runtime.config.identity import digest, identity
 from runtime.config.loading import Loaded, load_settings
 from runtime.config.settings import Settings
 from runtime.config.values import as_toml, flatten
 from store.jsontypes import JsonValue
+
+# Tables of sections that the user names; empty ones cannot be written behind another section.
+_TABLES = frozenset(name for name, field in leaves(Settings) if entries_of(field) is not None)
 
 
 def config(
@@ -54,7 +57,9 @@ def _as_object(loaded: Loaded, values: dict[str, JsonValue]) -> dict[str, JsonVa
 
 def _as_lines(loaded: Loaded, values: dict[str, JsonValue]) -> Iterator[str]:
     """Yield TOML with aligned comments, a blank line before each section but the first."""
-    rows = [(*_split(key), as_toml(value), loaded.origins[key]) for key, value in values.items()]
+    rows = [
+        (*_split(key), as_toml(value), loaded.origins[key]) for key, value in values.items() if key not in _TABLES
+    ]
     width = max(len(f"{name} = {value}") for _, name, value, _ in rows)
     current = ""
     for section, name, value, origin in rows:
@@ -69,5 +74,8 @@ def _as_lines(loaded: Loaded, values: dict[str, JsonValue]) -> Iterator[str]:
 def _split(key: str) -> tuple[str, str]:
     """Split a dotted key into its section and what stands in it; entries of a table keep the table's name."""
     setting = next(name for name, _ in leaves(Settings) if key == name or key.startswith(f"{name}."))
+    if setting in _TABLES:
+        own, _, name = key.removeprefix(f"{setting}.").rpartition(".")
+        return f"{setting}.{as_toml(own)}", name
     section = setting.rpartition(".")[0]
     return section, key.removeprefix(f"{section}.")

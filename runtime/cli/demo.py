@@ -7,14 +7,16 @@ from typing import Annotated
 import anyio
 import typer
 
+from runtime.cli.ending import exit_code
 from runtime.cli.export import export_pairs
 from runtime.cli.output import say, write_data, write_json
 from runtime.cli.report import pair_text, summary_json, summary_text
-from runtime.cli.run import exit_code, read_all
+from runtime.cli.run import read_all
 from runtime.cli.runs import one_run
 from runtime.cli.working import Worked, work_off
 from runtime.config.settings import Settings
 from runtime.errors import ConfigError
+from runtime.eventlog import EVENTS_FILE
 from runtime.simulation.process import simulated_models
 from runtime.simulation.search import WorldSearch
 from runtime.simulation.world import World, WorldScore, score_pairs, write_tasks
@@ -51,7 +53,7 @@ def demo(
     worked, world = anyio.run(_work, data, name, tasks, seed, prm_noise)
     if worked.stopped_by is not None:
         raise typer.Exit(exit_code(worked))
-    dataset, log = data / "dataset" / llamafactory.FILE_NAME, data / FILE_NAME
+    dataset, log = data / "dataset" / llamafactory.FILE_NAME, data / EVENTS_FILE
     anyio.run(export_pairs, data, name, data / "dataset")
     pairs = anyio.run(_pairs, data, name)
     score = score_pairs(world, [(pair.task, pair.step) for pair in pairs])
@@ -60,7 +62,8 @@ def demo(
     else:
         if pairs:
             write_data(pair_text(pairs[0]))
-        write_data(summary_text(worked.summary, dataset=dataset, log=log, more=[_world_row(score)]))
+        more = [_world_row(score)]
+        write_data(summary_text(worked.summary, dataset=dataset, log=log, more=more, currency=_CURRENCY))
     raise typer.Exit(exit_code(worked))
 
 
@@ -97,11 +100,25 @@ async def _work(data: Path, name: str, tasks: int, seed: int, prm_noise: float) 
         seed=seed, tasks=tasks, latency=_LATENCY_S, jitter=_JITTER_S, prm_noise=prm_noise, record=record
     ) as url:
         models = {role: {"base_url": url, "model": f"sim-{role}", "api_key_env": ""} for role in _ROLES}
-        settings = Settings.model_validate({"run": {"name": name, "data": data, "rollouts": 16}, "models": models})
+        settings = Settings.model_validate(
+            {
+                "run": {"name": name, "data": data, "rollouts": 16},
+                "models": models,
+                "prices": _PRICES,
+                "budget": {"currency": _CURRENCY},
+            }
+        )
         return await work_off(settings, {}, records, search=WorldSearch(world)), world
 
 
 _ROLES = ("policy", "expert", "prm")
+# Nothing is paid here; with prices like those of real models one sees what would be.
+_PRICES = {
+    "sim-policy": {"prompt": 0.2, "completion": 0.6},
+    "sim-expert": {"prompt": 2.0, "completion": 8.0, "cached": 0.5},
+    "sim-prm": {"prompt": 0.4, "completion": 1.6},
+}
+_CURRENCY = "pretend USD"
 
 
 async def _pairs(data: Path, name: str) -> list[Pair]:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from runtime.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+from runtime.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STORAGE, EXIT_USAGE
 from runtime.cli.output import say_error, write_data
 from runtime.errors import ConfigError, CsoError
+from store.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,13 +28,37 @@ if TYPE_CHECKING:
 COMMANDS = {
     "demo": ("runtime.cli.demo:demo", "Show the whole method on a generated task set with simulated models."),
     "run": ("runtime.cli.run:run", "Collect, resample and verify: tasks in, verified preference pairs out."),
+    "serve": ("runtime.cli.serve:serve", "Work on tasks as they come, for weeks if need be, until told to stop."),
+    "submit": (
+        "runtime.cli.submit:submit",
+        "Put tasks into the queue; those that the run has already are left alone.",
+    ),
     "status": ("runtime.cli.status:status", "Show how far each run is, what it cost, and what was set aside."),
+    "tail": ("runtime.cli.tail:tail", "Show what happened in the runs, and follow what happens."),
+    "retry": ("runtime.cli.retry:retry", "Put work that was set aside back into the queue, its failures forgotten."),
+    "cancel": (
+        "runtime.cli.cancel:cancel",
+        "Give a task up: nothing more is done for it, and what was earned stays.",
+    ),
+    "pause": (
+        "runtime.cli.pause:pause",
+        "Leave a run alone until `cso resume`; what it has and what is owed to it stays.",
+    ),
+    "resume": ("runtime.cli.resume:resume", "Take a paused run up again, from where it stood."),
     "export": ("runtime.cli.export:export", "Write the verified preference pairs of a run for a trainer."),
+    "doctor": (
+        "runtime.cli.doctor:doctor",
+        "Check the machine, the data directory and the database, also beside a daemon.",
+    ),
+    "gc": ("runtime.cli.gc:gc", "Drop texts and files that no record refers to, and give their space back."),
     "init": ("runtime.cli.init:init", "Write a commented config.toml with every setting's default."),
     "config": ("runtime.cli.config:config", "Show the configuration in effect and where each value came from."),
 }
 
-_EPILOG = "Exit codes: 0 done, 1 failed or work was set aside, 2 wrong usage or configuration, 130 interrupted."
+_EPILOG = (
+    "Exit codes: 0 done, 1 failed or work was set aside, 2 wrong usage or configuration, 3 the budget is "
+    "spent, 4 the data directory cannot be used, 130 interrupted."
+)
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -137,6 +162,8 @@ def _flat(group: ExceptionGroup[CsoError]) -> Sequence[CsoError]:
 def _tell(errors: Sequence[CsoError]) -> int:
     for text in dict.fromkeys(str(error) for error in errors):
         say_error(text)
+    if any(isinstance(error, StorageError) for error in errors):
+        return EXIT_STORAGE
     return EXIT_USAGE if all(isinstance(error, ConfigError) for error in errors) else EXIT_FAILED
 
 

@@ -102,9 +102,14 @@ class _Bars:
                 tally.branches.total(),
                 f"{tally.branches['success']} verified, {tally.branches['failure']} refuted",
             ),
-            "pairs": (tally.pairs, tally.critical, f"{tally.calls.total()} model calls, {tally.tokens:,} tokens"),
+            "pairs": (tally.pairs, tally.critical, _bought(tally)),
             "tasks done": (tally.tasks_finished, tally.tasks, _trouble(tally)),
         }
+
+
+def _bought(tally: Tally) -> str:
+    text = f"{tally.calls.total()} model calls, {tally.tokens:,} tokens"
+    return f"{text}, cost {tally.cost:,.2f}" if tally.cost else text
 
 
 def _trouble(tally: Tally) -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import typer
 
+from runtime.cli.costs import spending_rows
 from store.export import Pair
 from store.jsontypes import JsonValue
-from store.summary import Summary
+from store.summary import Resumption, Summary
 
 
 def summary_json(summary: Summary, *, dataset: Path | None) -> dict[str, JsonValue]:
@@ -20,10 +22,15 @@ def summary_json(summary: Summary, *, dataset: Path | None) -> dict[str, JsonVal
 
 
 def summary_text(
-    summary: Summary, *, dataset: Path | None, log: Path | None, more: Sequence[tuple[str, str]] = ()
+    summary: Summary,
+    *,
+    dataset: Path | None,
+    log: Path | None,
+    more: Sequence[tuple[str, str]] = (),
+    currency: str = "",
 ) -> str:
-    """The same as a table, with `more` rows before those that say where things are."""
-    rows = [*_rows(summary), *more]
+    """The same as a table, with `more` rows before those that say where things are; `currency` labels the cost."""
+    rows = [*_rows(summary, currency), *more]
     if dataset is not None:
         rows.append(("dataset", str(dataset)))
     if log is not None:
@@ -52,7 +59,7 @@ def pair_text(pair: Pair) -> str:
     return "\n".join(parts)
 
 
-def _rows(summary: Summary) -> Iterator[tuple[str, str]]:
+def _rows(summary: Summary, currency: str) -> Iterator[tuple[str, str]]:
     done, branches, controls = summary.trajectories, summary.branches, summary.controls
     yield "tasks", f"{summary.tasks_finished} of {summary.tasks} finished"
     yield "trajectories", f"{done.success} success, {done.failure} failure{_errors(done.error)}"
@@ -65,11 +72,16 @@ def _rows(summary: Summary) -> Iterator[tuple[str, str]]:
     yield "preference pairs", str(summary.pairs)
     if summary.supervised_share is not None:
         yield "steps supervised", f"{summary.supervised_share:.1%} of the steps of failed trajectories"
-    yield "model calls", _by_role(summary.calls)
-    yield "tokens", _by_role(summary.tokens)
-    if summary.pairs:
-        calls, tokens = sum(summary.calls.values()), sum(summary.tokens.values())
-        yield "per pair", f"{calls / summary.pairs:,.0f} calls, {tokens / summary.pairs:,.0f} tokens"
+    yield from spending_rows(summary, currency)
+    if summary.budget_spent:
+        cap = summary.budget_spent
+        yield "budget spent", f"{cap.setting} is {cap.cap:,.10g}: nothing new is begun until it is raised"
+    if summary.resting_tasks:
+        yield "at rest", f"{summary.resting_tasks} tasks have spent their own budget (budget.task_…)"
+    if summary.paused:
+        yield "paused", "left alone until `cso resume`"
+    if summary.resumed:
+        yield "last resumed", _resumption(summary.resumed)
     if summary.owed:
         yield "still open", f"{summary.owed} deliveries, {summary.put_off} of them put off after a failure"
     for letter in summary.set_aside:
@@ -80,6 +92,9 @@ def _errors(count: int) -> str:
     return f", {count} error (never used as evidence)" if count else ""
 
 
-def _by_role(counts: Mapping[str, int]) -> str:
-    roles = ", ".join(f"{role} {count:,}" for role, count in counts.items())
-    return f"{sum(counts.values()):,} ({roles})" if counts else "0"
+def _resumption(resumed: Resumption) -> str:
+    when = datetime.fromtimestamp(resumed.time / 1e6).astimezone()
+    return (
+        f"{when:%Y-%m-%d %H:%M:%S}, with {resumed.deliveries} deliveries owed and {resumed.trajectories} rollouts"
+        f" under way, of which {resumed.steps} steps and {resumed.calls} paid replies were kept"
+    )

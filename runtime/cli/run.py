@@ -1,7 +1,6 @@
 """`cso run`: work task files off against the configured endpoints, from wherever the run stands."""
 
 import os
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -9,11 +8,16 @@ from typing import Annotated
 import anyio
 import typer
 
-from runtime.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED
+from runtime.cli.ending import exit_code
 from runtime.cli.output import say, write_data, write_json
+from runtime.cli.rehearse import rehearse as rehearse_tasks
 from runtime.cli.report import summary_json, summary_text
-from runtime.cli.working import Worked, work_off
+from runtime.cli.working import work_off
 from runtime.config.loading import load_settings
+from runtime.config.settings import Settings
+from runtime.errors import ConfigError
+from runtime.eventlog import EVENTS_FILE
+from runtime.runs import accept_changes, free_name
 from store.errors import TaskFileError
 from store.formats.task_files import Problem, TaskRecord, read_tasks
 
@@ -25,7 +29,20 @@ def run(
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the database and its files.")] = None,
     name: Annotated[str | None, typer.Option("--run", help="Name of the run.")] = None,
+    new_run: Annotated[
+        bool, typer.Option("--new-run", help="Begin a new run, called NAME-2 where there is a run NAME.")
+    ] = False,
+    accept: Annotated[
+        bool, typer.Option("--accept-changes", help="Go on although settings, prompts or the program changed.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse a task file that has a bad line.")] = False,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="Estimate calls, tokens and cost with simulated models; buy nothing.")
+    ] = False,
+    sample: Annotated[int, typer.Option(min=1, max=10_000, help="Tasks that a rehearsal works through.")] = 20,
+    failures: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of failed trajectories that a rehearsal assumes.")
+    ] = 0.6,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Collect, resample and verify: tasks in, verified preference pairs out.
@@ -35,14 +52,36 @@ def run(
     overrides = {"run.data": data, "run.name": name}
     loaded = load_settings(file, os.environ, {key: str(value) for key, value in overrides.items() if value})
     records, problems = read_all(tasks, strict=strict)
-    worked = anyio.run(work_off, loaded.settings, os.environ, records)
+    if rehearse:
+        raise typer.Exit(rehearse_tasks(loaded.settings, records, sample=sample, failure_share=failures, json=json))
+    settings = settle_identity(loaded.settings, new_run=new_run, accept=accept)
+    worked = anyio.run(work_off, settings, os.environ, records)
+    log = settings.run.data / EVENTS_FILE
     if json:
         write_json(summary_json(worked.summary, dataset=None))
     else:
-        write_data(summary_text(worked.summary, dataset=None, log=None))
+        write_data(summary_text(worked.summary, dataset=None, log=log, currency=settings.budget.currency))
     if problems:
         say(f"{len(problems)} bad lines were left out: {', '.join(sorted({str(one.file) for one in problems}))}")
     raise typer.Exit(exit_code(worked))
+
+
+def settle_identity(settings: Settings, *, new_run: bool, accept: bool) -> Settings:
+    """Do what a person decided about a run that its settings do not fit any more; the settings to work with.
+
+    Raises:
+        ConfigError: two things were decided at once.
+    """
+    if new_run and accept:
+        raise ConfigError("--new-run and --accept-changes exclude each other: begin a new run, or go on with the old")
+    if new_run:
+        name = anyio.run(free_name, settings.run.data, settings.run.name)
+        say(f"a new run: {name} (go on with it by --run {name})")
+        return settings.model_copy(update={"run": settings.run.model_copy(update={"name": name})})
+    if accept:
+        for key in anyio.run(accept_changes, settings):
+            say(f"accepted from now on: {key}")
+    return settings
 
 
 def read_all(files: Sequence[Path], *, strict: bool) -> tuple[list[TaskRecord], list[Problem]]:
@@ -67,17 +106,3 @@ def read_all(files: Sequence[Path], *, strict: bool) -> tuple[list[TaskRecord], 
             records[record.name] = record
             origins[record.name] = file
     return list(records.values()), problems
-
-
-def exit_code(worked: Worked) -> int:
-    """What a shell learns of the work: whether it was stopped, and whether anything was set aside."""
-    if worked.stopped_by is signal.SIGINT:
-        say("interrupted: the same command goes on from here")
-        return EXIT_INTERRUPTED
-    if worked.stopped_by is signal.SIGTERM:
-        say("stopped: the same command goes on from here")
-        return 0
-    if worked.summary.set_aside:
-        say("some work was set aside after repeated failures: see `cso status`, put it back with `cso retry`")
-        return EXIT_FAILED
-    return 0

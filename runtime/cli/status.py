@@ -24,13 +24,20 @@ def status(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show how far each run is, what it cost, and what was set aside."""
-    folder = data or load_settings(file, os.environ, {}).settings.run.data
+    # A folder that is named may be of another configuration than the one at hand, so its money has no label.
+    folder, currency = (data, "") if data else _configured(file)
     summaries = anyio.run(_summaries, folder, name)
     if json:
         write_json({"runs": [summary_json(summary, dataset=None) for summary in summaries]})
         return
     for summary in summaries:
-        write_data(f"run {summary.run} in {folder}\n{summary_text(summary, dataset=None, log=None)}\n")
+        text = summary_text(summary, dataset=None, log=None, currency=currency)
+        write_data(f"run {summary.run} in {folder}\n{text}\n")
+
+
+def _configured(file: Path | None) -> tuple[Path, str]:
+    settings = load_settings(file, os.environ, {}).settings
+    return settings.run.data, settings.budget.currency
 
 
 async def _summaries(folder: Path, name: str | None) -> list[Summary]:

@@ -13,8 +13,10 @@ from store.events import (
     PairVerified,
     StepScored,
     TaskFinished,
+    TaskSubmitted,
     TrajectoryCompleted,
 )
+from store.spending import MICROS, add_up
 from store.summary import Summary
 
 
@@ -22,6 +24,7 @@ from store.summary import Summary
 class Tally:
     """A run's progress. Counters are by outcome; `expected_…` grow as earlier stages find work for later ones."""
 
+    rollouts_per_task: int
     expected_rollouts: int
     tasks: int = 0
     tasks_finished: int = 0
@@ -34,6 +37,7 @@ class Tally:
     pairs: int = 0
     calls: Counter[str] = field(default_factory=Counter)
     tokens: int = 0
+    cost: float = 0.0
     failed_deliveries: int = 0
 
     @classmethod
@@ -41,6 +45,7 @@ class Tally:
         """The counts of a run as it stands; `trajectories` are collected for each task."""
         done, branches = summary.trajectories, summary.branches
         return cls(
+            rollouts_per_task=trajectories,
             expected_rollouts=summary.tasks * trajectories,
             tasks=summary.tasks,
             tasks_finished=summary.tasks_finished,
@@ -53,14 +58,19 @@ class Tally:
             pairs=summary.pairs,
             calls=Counter(summary.calls),
             tokens=sum(summary.tokens.values()),
+            cost=add_up(summary.spending).cost or 0.0,
         )
 
     def note(self, event: Event) -> None:
         """Count an event."""
         match event:
+            case TaskSubmitted():
+                self.tasks += 1
+                self.expected_rollouts += self.rollouts_per_task
             case CallCompleted():
                 self.calls[event.role] += 1
                 self.tokens += event.prompt_tokens + event.completion_tokens
+                self.cost += (event.cost or 0) / MICROS
             case TrajectoryCompleted():
                 self.rollouts[event.outcome] += 1
                 self.expected_scores += event.steps if event.outcome == "failure" else 0

@@ -1,30 +1,35 @@
 """Working a run off in the foreground: tasks in, progress on screen, and a stop that loses nothing.
 
-`cso run` and `cso demo` share it. The first SIGINT or SIGTERM takes nothing new, waits for the model replies that are
-being paid for, and leaves; the second leaves at once.
+`cso run` and `cso demo` share it. It is `cso serve` for one run that ends when nothing is left to do: the same
+daemon, which other commands reach in the same way, and the same stop in stages.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import anyio
-from anyio.abc import TaskStatus
 
 from runtime.cli.output import say
 from runtime.cli.progress import show_progress
 from runtime.cli.tally import Tally
-from runtime.config.settings import Settings
+from runtime.config.settings import Api, Settings
 from runtime.daemon import Daemon, open_daemon
+from runtime.errors import ConfigError
 from runtime.logs import configure_logs
 from runtime.sandbox import guard_own_process
 from runtime.search import Search
+from runtime.serve import around
+from runtime.stopping import Stop, staged_stop
+from runtime.supervisor import Supervisor
 from store.events import Event, Resumed
 from store.formats.task_files import TaskRecord
 from store.summary import Summary, summarise
+
+# For the other commands, which find it through its notice: any port does, and nobody else is to come in.
+_API = Api(host="127.0.0.1", port=0, token_env="")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,51 +43,64 @@ class Worked:
 async def work_off(
     settings: Settings, environ: Mapping[str, str], records: Sequence[TaskRecord], *, search: Search | None = None
 ) -> Worked:
-    """Submit tasks and work until nothing is left to do, or until told to stop."""
+    """Submit tasks and work until nothing is left to do, or until told to stop.
+
+    Raises:
+        ConfigError: a setting is missing or wrong, or the run was begun with other settings, or is paused.
+        ChangedTaskError: the run has a task of the same name with other content.
+        DataLockedError: another process works on the data directory.
+    """
     configure_logs(settings.log.level)
     guard_own_process()
-    resumed: list[Resumed] = []
-
-    def watch(event: Event) -> None:
-        if isinstance(event, Resumed):
-            resumed.append(event)
-
-    async with open_daemon(settings, environ, search=search, watchers=[watch]) as daemon:
-        submitted = await daemon.submit(records)
-        say(f"run {daemon.run.name}: {submitted.new} new tasks, {submitted.known} known, in {settings.run.data}")
-        for event in resumed:
-            say(
-                f"resumed: {event.deliveries} deliveries owed, {event.trajectories} rollouts under way"
-                f" with {event.steps} steps and {event.calls} paid replies kept"
-            )
-        before = await summarise(daemon.database, daemon.run)
-        tally = Tally.begun(before, trajectories=settings.run.trajectories)
-        daemon.bus.watch(tally.note)
-        async with show_progress(tally):
-            stopped_by = await _work_until_stopped(daemon)
-        return Worked(summary=await summarise(daemon.database, daemon.run), stopped_by=stopped_by)
+    stop = Stop(grace=settings.run.stop_grace, tell=say)
+    async with (
+        staged_stop(stop),
+        open_daemon(settings, environ, search=search, watchers=[_say_what_was_resumed]) as daemon,
+        around(daemon, stop, environ, api=_API, supervisor=Supervisor({})),
+    ):
+        if daemon.run.paused:
+            raise ConfigError(f"run {daemon.run.name!r} is paused: take it up again with `cso resume`")
+        with stop.work:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_show_progress, daemon)
+                # Taken while older work goes on: after a restart most of a long file is known already.
+                await daemon.work(until_drained=True, meanwhile=lambda: _submit(daemon, records))
+                tasks.cancel_scope.cancel()
+        return Worked(summary=await summarise(daemon.database, daemon.run), stopped_by=stop.signal)
 
 
-async def _work_until_stopped(daemon: Daemon) -> signal.Signals | None:
-    stopped: list[signal.Signals] = []
-    async with anyio.create_task_group() as tasks:
-        scope = anyio.CancelScope()
-        await tasks.start(_watch_signals, scope, stopped)
-        with scope:
-            await daemon.work(until_drained=True)
-        tasks.cancel_scope.cancel()
-    return stopped[0] if stopped else None
+async def _submit(daemon: Daemon, records: Sequence[TaskRecord]) -> None:
+    taken = await daemon.control.submit(records, run=daemon.run.name)
+    say(f"run {daemon.run.name}: {taken.new} new tasks, {taken.known} known, in {daemon.settings.run.data}")
 
 
-async def _watch_signals(
-    work: anyio.CancelScope, stopped: list[signal.Signals], *, task_status: TaskStatus[None]
-) -> None:
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
-        task_status.started()
-        async for number in received:
-            if stopped:
-                # At once means at once: children notice that we are gone, and everything earned is committed.
-                os._exit(128 + number)
-            stopped.append(number)
-            say("\nstopping: waiting for replies that are being paid for (again: at once)")
-            work.cancel()
+async def _show_progress(daemon: Daemon) -> None:
+    """Show how the run goes, from where it stands once that has been counted."""
+    meanwhile: list[Event] = []
+    tally: Tally | None = None
+
+    def note(event: Event) -> None:
+        if tally is None:
+            meanwhile.append(event)
+        else:
+            tally.note(event)
+
+    daemon.bus.watch(note)
+    before = await summarise(daemon.database, daemon.run)
+    row = await daemon.database.fetch_one("SELECT max(seq) AS seq FROM events")
+    counted = row["seq"] if row is not None else 0
+    tally = Tally.begun(before, trajectories=daemon.settings.run.trajectories)
+    for event in meanwhile:
+        # What was committed while we counted may be missing from the display, but never from the result.
+        if event.seq > counted:
+            tally.note(event)
+    async with show_progress(tally):
+        await anyio.sleep_forever()
+
+
+def _say_what_was_resumed(event: Event) -> None:
+    if isinstance(event, Resumed):
+        say(
+            f"resumed: {event.deliveries} deliveries owed, {event.trajectories} rollouts under way"
+            f" with {event.steps} steps and {event.calls} paid replies kept"
+        )

@@ -46,7 +46,8 @@ def normalise_base_url(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.lower(), path, "", ""))
 
 
-def _variable_name(name: str) -> str:
+def variable_name(name: str) -> str:
+    """Return the name of an environment variable, or nothing; raises ValueError for what looks like a key."""
     # Upper case only: real keys have small letters, so a key pasted here by mistake is refused, never shown.
     if name and not _VARIABLE.fullmatch(name):
         raise ValueError("put the key into an environment variable and name that variable here")
@@ -66,7 +67,7 @@ class Endpoint(Section):
         allowed="empty or an http(s) URL such as http://localhost:8000/v1",
     )
     model: str = fixed("", "Model name that is sent with each request.", allowed="a model name as text")
-    api_key_env: Annotated[str, AfterValidator(_variable_name)] = free(
+    api_key_env: Annotated[str, AfterValidator(variable_name)] = free(
         "OPENAI_API_KEY",
         "Environment variable that holds the key; empty sends none. Keys never go into this file.",
         allowed="the name of an environment variable, in capitals",

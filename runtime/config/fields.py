@@ -52,6 +52,12 @@ def section_of(field: FieldInfo) -> type[BaseModel] | None:
     return None
 
 
+def entries_of(field: FieldInfo) -> type[BaseModel] | None:
+    """Return the model of the sections that a table of the user's own names holds, None for any other setting."""
+    entry = get_args(field.annotation)[-1] if get_origin(field.annotation) is dict else None
+    return entry if isinstance(entry, type) and issubclass(entry, BaseModel) else None
+
+
 def is_identity(field: FieldInfo) -> bool:
     """Tell whether the setting was declared with `fixed`."""
     return bool(_extra(field)[_IDENTITY])

@@ -20,6 +20,7 @@ from runtime.errors import ConfigError
 DEFAULT_FILE = Path("config.toml")
 _PRESET: Key = ("critical", "preset")
 _DEFAULT = Origin("default")
+_NAMES_A_SECRET = ("api_key_env", "token_env")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def load_settings(file: Path | None, environ: Mapping[str, str], overrides: Mapp
         raise _refusal([f"{merged.place(key, other)}: {text}" for key, other, text in conflicts_in(error)]) from None
     if missing := list(_missing_prompts(settings, merged)):
         raise _refusal(missing)
-    origins = {key: merged.origin(tuple(key.split("."))) for key in flatten(settings)}
+    origins = {key: merged.dotted(key) for key in flatten(settings)}
     return Loaded(settings, MappingProxyType(origins), file, tuple(merged.notices))
 
 
@@ -82,7 +83,11 @@ def _read_levels(
 def _key_holders(levels: Sequence[Sequence[Layer]]) -> set[str]:
     """Return the variables that hold keys; their names are the user's choice, so CSO_MY_KEY is no unknown one."""
     values = (walk(layer.data) for level in levels for layer in level)
-    return {value for pairs in values for key, value in pairs if key[-1] == "api_key_env" and isinstance(value, str)}
+    named = {
+        value for pairs in values for key, value in pairs if key[-1] in _NAMES_A_SECRET and isinstance(value, str)
+    }
+    # One default names such a variable with our own prefix; an empty name is none, and that of the command line.
+    return (named | {Settings().api.token_env}) - {""}
 
 
 class _Merged:
@@ -118,6 +123,10 @@ class _Merged:
 
     def origin(self, key: Key) -> Origin:
         return self._values[key][1] if key in self._values else _DEFAULT
+
+    def dotted(self, key: str) -> Origin:
+        """Return the origin of a key written with dots, which a user's own names may hold as well."""
+        return next((origin for parts, (_, origin) in self._values.items() if ".".join(parts) == key), _DEFAULT)
 
     def place(self, key: Key, other: Key) -> Origin:
         """Return where one of two conflicting settings was set."""

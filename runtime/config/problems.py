@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from runtime.config.fields import allowed, leaves, section_of
+from runtime.config.fields import allowed, entries_of, leaves, section_of
 from runtime.config.layers import PREFIX, Key, Layer, walk
 from runtime.config.section import CONFLICT
 from runtime.config.settings import Settings
@@ -85,21 +85,28 @@ def _pair(values: dict[str, object], context: dict[str, str]) -> str:
 
 def _field(key: Key) -> FieldInfo:
     """Return the setting or section that a key lies in."""
+    return _field_and_section(key)[0]
+
+
+def _field_and_section(key: Key) -> tuple[FieldInfo, type[BaseModel] | None]:
+    """Return the setting that a key lies in, and the section that the whole key names, if it names one."""
     model: type[BaseModel] | None = Settings
+    entries: type[BaseModel] | None = None
     field = Settings.model_fields[key[0]]
     for name in key:
-        if model is None:
-            break
-        field = model.model_fields[name]
-        model = section_of(field)
-    return field
+        if entries is not None:  # here stands a name of the user's own
+            model, entries = entries, None
+        elif model is not None:
+            field = model.model_fields[name]
+            model, entries = section_of(field), entries_of(field)
+    return field, model
 
 
 def _suggest(key: Key) -> str:
     name = key[-1]
     if name in ("api_key", "key", "token"):
         return "; keys are never settings: put it into the environment variable that api_key_env names"
-    parent = section_of(_field(key[:-1])) if key[:-1] else Settings
+    parent = _field_and_section(key[:-1])[1] if key[:-1] else Settings
     siblings = list(parent.model_fields) if parent else []
     near = get_close_matches(name, siblings, n=1)
     if near:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel
 
-from runtime.config.fields import allowed, section_of
+from runtime.config.fields import allowed, entries_of, section_of
 from runtime.config.settings import Settings
 from runtime.config.values import as_toml, flatten
 
@@ -28,16 +28,21 @@ def _section(model: type[BaseModel], name: str) -> Iterator[str]:
         yield ""
         yield f"# {_first_line(model)}"
         yield f"[{name}]"
-    subsections: list[tuple[str, type[BaseModel]]] = []
+    subsections: list[tuple[str, type[BaseModel] | str]] = []
     for key, field in model.model_fields.items():
         section = section_of(field)
         if section is not None:
             subsections.append((key, section))
             continue
+        if entries_of(field) is not None:
+            subsections.append((key, field.description or ""))
+            continue
         yield f"# {field.description}{_bounds(allowed(field))}"
         yield f"{key} = {as_toml(defaults[key])}"
-    for key, section in subsections:
-        yield from _section(section, f"{name}.{key}" if name else key)
+    for key, inner in subsections:
+        full = f"{name}.{key}" if name else key
+        # A table of the user's own sections is a bare header: `key = {}` would keep them from being added below.
+        yield from ["", f"# {inner}", f"[{full}]"] if isinstance(inner, str) else _section(inner, full)
 
 
 def _first_line(model: type[BaseModel]) -> str:

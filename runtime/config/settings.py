@@ -5,13 +5,15 @@ are all derived from it. Times are in seconds. Built objects are frozen and vali
 """
 
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from runtime.config.endpoints import Models
+from runtime.config.endpoints import Models, variable_name
 from runtime.config.fields import fixed, free
+from runtime.config.money import Budget, Price
 from runtime.config.section import Section, conflict
 
 PRESETS: Mapping[str, Mapping[str, float]] = {
@@ -34,28 +36,40 @@ def _home_expanded(path: Path) -> Path:
         raise ValueError("its home directory is unknown") from error
 
 
+def _address(text: str) -> str:
+    try:
+        return text if text == "localhost" else str(ip_address(text))
+    except ValueError:
+        # The library's own message repeats the value.
+        raise ValueError("it is neither an IP address nor localhost") from None
+
+
 FilePath = Annotated[Path, Field(strict=False), BeforeValidator(_not_blank), AfterValidator(_home_expanded)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Folder = Annotated[str, AfterValidator(lambda text: str(_home_expanded(Path(text))) if text.strip() else "")]
+Address = Annotated[str, AfterValidator(_address)]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Module = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-_NAME_RULE = "1 to 64 letters, digits, dots, dashes or underscores, beginning with a letter or digit"
+NAME_RULE = "1 to 64 letters, digits, dots, dashes or underscores, beginning with a letter or digit"
 
 
 class Run(Section):
     """The run: what it is called, where its data lies, how much it does."""
 
     name: Name = free(
-        "default", "Name of the run; the same name and data go on where they stopped.", allowed=_NAME_RULE
+        "default", "Name of the run; the same name and data go on where they stopped.", allowed=NAME_RULE
     )
     data: FilePath = free(Path("cso-data"), "Folder of the database and its files.", allowed="a path")
     trajectories: int = fixed(1, "Trajectories collected for each task.", ge=1, le=1000)
     rollouts: int = free(16, "Rollouts that run at the same time, branches included.", ge=1, le=4096)
     seed: int = fixed(1377, "Seed from which each call's seed is derived; 0 sends none.", ge=0, le=2**31 - 1)
+    stop_grace: float = free(120.0, "Seconds that a stop waits for replies that are being paid for.", ge=0, le=86400)
 
 
 class Agent(Section):
     """The agent that the policy drives."""
 
-    name: Name = fixed("main", "Agent to run, by its entry-point name.", allowed=_NAME_RULE)
+    name: Name = fixed("main", "Agent to run, by its entry-point name.", allowed=NAME_RULE)
     max_steps: int = fixed(12, "Steps before a trajectory is stopped.", ge=1, le=1000)
     recent_steps: int = fixed(5, "Latest steps shown in full in a prompt.", ge=1, le=1000)
     observation_chars: int = fixed(8192, "Characters kept of one observation.", ge=64, le=1_000_000)
@@ -81,7 +95,7 @@ class Sandbox(Section):
 class Search(Section):
     """The web search offered to action code."""
 
-    backend: Name = fixed("none", 'Search backend by its name; "none" offers no search.', allowed=_NAME_RULE)
+    backend: Name = fixed("none", 'Search backend by its name; "none" offers no search.', allowed=NAME_RULE)
     limit: int = fixed(7, "Results given for one search.", ge=1, le=100)
 
 
@@ -155,6 +169,31 @@ class Bus(Section):
         return self
 
 
+class Queue(Section):
+    """How tasks come to a daemon, besides `cso submit`."""
+
+    spool: Folder = free(
+        "",
+        "Folder whose *.jsonl task files are taken up; move finished files in. Empty: none.",
+        allowed="a path or empty",
+    )
+
+
+class Api(Section):
+    """The daemon's HTTP API."""
+
+    host: Address = free(
+        "127.0.0.1", "Address to listen on; any that others can reach needs a token.", allowed="an IP address"
+    )
+    port: int = free(8377, "Port to listen on; 0 takes any free one.", ge=0, le=65535)
+    token_env: Annotated[str, AfterValidator(variable_name)] = free(
+        "CSO_API_TOKEN",
+        "Environment variable that holds the token; where it is set, requests must carry it.",
+        allowed="the name of an environment variable, in capitals",
+    )
+    max_body_mb: int = free(64, "Largest request body, in MiB; a task's file must fit, too.", ge=1, le=1024)
+
+
 class Workspace(Section):
     """Limits on the files that a trajectory may keep."""
 
@@ -163,9 +202,11 @@ class Workspace(Section):
 
 
 class Log(Section):
-    """Logging, on standard error."""
+    """The program's own log on standard error, and the log of events in DIR/log/events.jsonl."""
 
     level: Literal["debug", "info", "warning", "error"] = free("info", "Least severe level that is logged.")
+    events_mb: int = free(64, "Size at which the file of events is put aside and begun anew, in MiB.", ge=1, le=65536)
+    events_kept: int = free(5, "Older files of events to keep; the database keeps all events.", ge=1, le=100_000)
 
 
 class Settings(Section):
@@ -173,6 +214,12 @@ class Settings(Section):
 
     run: Run = Run()
     models: Models = Models()
+    prices: dict[str, Price] = free(
+        {},
+        'What models cost per million tokens, as [prices."MODEL"] with prompt, completion and cached.',
+        allowed='tables such as [prices."MODEL"] with prompt, completion and cached',
+    )
+    budget: Budget = Budget()
     agent: Agent = Agent()
     sandbox: Sandbox = Sandbox()
     search: Search = Search()
@@ -181,5 +228,7 @@ class Settings(Section):
     verify: Verify = Verify()
     judge: Judge = Judge()
     bus: Bus = Bus()
+    queue: Queue = Queue()
+    api: Api = Api()
     workspace: Workspace = Workspace()
     log: Log = Log()

@@ -21,7 +21,9 @@ def flatten(settings: BaseModel, prefix: str = "") -> dict[str, JsonValue]:
         if isinstance(value, Section):
             flat |= flatten(value, f"{prefix}{name}.")
         elif isinstance(value, Mapping) and value:
-            flat |= {f"{prefix}{name}.{key}": _plain(item) for key, item in value.items()}
+            for key, item in value.items():
+                full = f"{prefix}{name}.{key}"
+                flat |= flatten(item, f"{full}.") if isinstance(item, Section) else {full: _plain(item)}
         else:
             flat[prefix + name] = _plain(value)
     return flat

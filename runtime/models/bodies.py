@@ -38,10 +38,10 @@ def read_answer(body: bytes, request_id: str, as_text: Callable[[bytes], str]) -
 
     `as_text` turns a body into text that an error may hold, without secrets.
     """
-    document = _parse(body)
+    document = parse_json(body)
     if not isinstance(document, dict):
         return body_fault("the reply is not a JSON object", as_text(body), request_id=request_id)
-    request_id = request_id or _text(document.get("id"))
+    request_id = request_id or text_of(document.get("id"))
     error = document.get("error")
     code = error.get("code") if isinstance(error, dict) else None
     if isinstance(code, int) and 400 <= code < 600:
@@ -51,7 +51,7 @@ def read_answer(body: bytes, request_id: str, as_text: Callable[[bytes], str]) -
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(choice, dict) or not isinstance(message, dict):
         return body_fault("the reply has no choices", as_text(body), request_id=request_id)
-    finish_reason = _text(choice.get("finish_reason"))
+    finish_reason = text_of(choice.get("finish_reason"))
     if finish_reason == "content_filter":
         return filter_fault(request_id)
     if finish_reason in _ABORTED:
@@ -59,15 +59,15 @@ def read_answer(body: bytes, request_id: str, as_text: Callable[[bytes], str]) -
     content, thoughts = _read_content(message.get("content"))
     return Answer(
         content=content,
-        reasoning=_text(message.get("reasoning_content")) or _text(message.get("reasoning")) or thoughts,
+        reasoning=text_of(message.get("reasoning_content")) or text_of(message.get("reasoning")) or thoughts,
         finish_reason=finish_reason,
         usage=_read_usage(document.get("usage")),
         request_id=request_id,
     )
 
 
-def _parse(body: bytes) -> object:
-    """The document in `body`, or None where there is none."""
+def parse_json(body: bytes) -> object:
+    """The document in a body, or None where there is none."""
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -81,10 +81,10 @@ def _parse(body: bytes) -> object:
 def _read_content(content: object) -> tuple[str, str]:
     """Content and reasoning of a message whose content is text, null, or a list of typed parts."""
     if not isinstance(content, list):
-        return _text(content), ""
+        return text_of(content), ""
     parts = [part for part in content if isinstance(part, dict)]
-    text = "".join(_text(part.get("text")) for part in parts if part.get("type") in ("text", "output_text"))
-    thoughts = "".join(_text(part.get("thinking")) for part in parts if part.get("type") == "thinking")
+    text = "".join(text_of(part.get("text")) for part in parts if part.get("type") in ("text", "output_text"))
+    thoughts = "".join(text_of(part.get("thinking")) for part in parts if part.get("type") == "thinking")
     return text, thoughts
 
 
@@ -94,17 +94,19 @@ def _read_usage(usage: object) -> Usage:
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else usage.get("prompt_cache_hit_tokens")
     return Usage(
-        prompt=_count(usage.get("prompt_tokens")),
-        completion=_count(usage.get("completion_tokens")),
-        cached=_count(cached),
+        prompt=count(usage.get("prompt_tokens")),
+        completion=count(usage.get("completion_tokens")),
+        cached=count(cached),
     )
 
 
-def _count(value: object) -> int:
+def count(value: object) -> int:
+    """A number of tokens, 0 for anything else."""
     return value if isinstance(value, int) and value > 0 else 0
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
+    """A text, empty for anything else; lone surrogates, which no store can hold, become replacement characters."""
     if not isinstance(value, str):
         return ""
     if value.isascii():

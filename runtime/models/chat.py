@@ -30,28 +30,30 @@ class ChatRequest:
     seed: int | None = None
     stop: tuple[str, ...] = ()
 
-    def body(self) -> bytes:
+    def body(self, *, limit_name: str = "max_tokens", system_role: str = "system") -> bytes:
         """Serialise to the JSON of `POST /chat/completions`: fixed order of keys, absent parameters left out.
 
-        Lone surrogates, which a program's output may hold and JSON over UTF-8 cannot, become `?`.
+        Lone surrogates, which a program's output may hold and JSON over UTF-8 cannot, become `?`. Models differ in
+        what they call the limit on a reply (`limit_name`) and who speaks in a system message (`system_role`).
         """
         # Field by field: what a message carries for our own use must not reach endpoints or digests.
         messages: list[dict[str, str]] = [
             {"role": message.role, "content": message.content} for message in self.messages
         ]
+        if system_role != "system":
+            for message in messages:
+                message["role"] = system_role if message["role"] == "system" else message["role"]
         fields: dict[str, object] = {"model": self.model, "messages": messages}
-        for name in ("temperature", "top_p", "max_tokens", "seed"):
-            value = getattr(self, name)
-            if value is not None:
-                fields[name] = value
+        parameters = {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            limit_name: self.max_tokens,
+            "seed": self.seed,
+        }
+        fields |= {name: value for name, value in parameters.items() if value is not None}
         if self.stop:
             fields["stop"] = self.stop
-        try:
-            return orjson.dumps(fields)
-        except orjson.JSONEncodeError:
-            for message in messages:
-                message["content"] = _utf8(message["content"])
-            return orjson.dumps(fields)
+        return to_json(fields)
 
     def digest(self) -> bytes:
         """Name this request in 16 bytes (blake2b of `body()`)."""
@@ -63,8 +65,22 @@ def digest_of(body: bytes) -> bytes:
     return hashlib.blake2b(body, digest_size=DIGEST_BYTES).digest()
 
 
-def _utf8(text: str) -> str:
-    return text.encode("utf-8", "replace").decode("utf-8")
+def to_json(fields: object) -> bytes:
+    """Serialise a request; lone surrogates in its texts become `?`."""
+    try:
+        return orjson.dumps(fields)
+    except orjson.JSONEncodeError:
+        return orjson.dumps(_in_utf8(fields))
+
+
+def _in_utf8(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, dict):
+        return {name: _in_utf8(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_in_utf8(item) for item in value]
+    return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +97,7 @@ class ChatReply:
     """What a model answered, and how the call went.
 
     `content` may be empty: that is the model's answer, not a fault. `reasoning` is what the endpoint reported
-    apart from the content; `<think>` blocks inside the content are left there. `latency` is in seconds, of the
+    apart from the content, or what the content held in a leading `<think>` block. `latency` is in seconds, of the
     successful attempt alone; `attempts` counts from 1.
     """
 

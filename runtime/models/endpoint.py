@@ -7,42 +7,40 @@ Guarantees of `Endpoint.complete`:
 - its slot is given back on every way out, cancellation included;
 - nothing it raises holds the key, in text or by reference.
 
-Requests go through the `openai` SDK on its aiohttp transport, as serialised bytes and back as a plain response:
-its typed `create` spends more time on walking messages and building models than all the rest takes. The SDK's own
-retries and timeouts are off, because two layers of either would multiply.
+How a request is written and sent is its provider's transport; retries, limits and deadlines are the same for all.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
-from urllib.parse import quote
 
-import aiohttp
 import anyio
-import httpx2
-from openai import APIStatusError, AsyncOpenAI, DefaultAioHttpClient, OpenAIError
 
-from runtime.models.bodies import Answer, read_answer
+from runtime.models.bodies import Answer
+from runtime.models.call import Call, Keep, header_values
+from runtime.models.capabilities import cut_at_stop, part_thoughts
 from runtime.models.chat import ChatReply, ChatRequest
-from runtime.models.errors import EndpointStopped, EndpointUnavailable, ModelError
-from runtime.models.faults import REFUSED, Fault, Reaction, connection_fault, status_fault, timeout_fault
+from runtime.models.context import TokenEstimate
+from runtime.models.errors import ContextOverflow, EndpointStopped, EndpointUnavailable, ModelError
+from runtime.models.faults import REFUSED, Fault, Reaction, timeout_fault
 from runtime.models.limiter import Limiter, Limiting
-from runtime.models.rates import HEADER_PREFIX, RateGate
-from runtime.models.retry import backoff_delay, retry_after
-from runtime.models.settings import COMPLETIONS_PATH, PLACEHOLDER_KEY, EndpointSettings
+from runtime.models.rates import RateGate
+from runtime.models.retry import backoff_delay
+from runtime.models.settings import EndpointSettings
+from runtime.models.transport import make_transport
 from runtime.models.window import AdaptiveWindow, FixedWindow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from types import TracebackType
 
     from runtime.models.limiter import Permit
 
 _IMMEDIATE_RETRIES = 2
-_KEEPALIVE_SECONDS = 4.0  # below the 5 s after which uvicorn, under most local servers, closes idle connections
-_CHARS_PER_TOKEN = 4
-_LONGEST_TEXT = 100_000
+_NEAR_THE_LIMIT = 0.8  # of max_input_tokens: from here on an estimate is not enough if a tokenizer can be asked
+_COUNTING_SECONDS = 10.0
+_COUNTING_FAILURES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,21 +61,6 @@ class EndpointSnapshot:
     stopped: bool
 
 
-@dataclass(slots=True)
-class _Call:
-    """One call of `complete` on its way."""
-
-    body: bytes
-    headers: dict[str, str]
-    deadline: float
-    tokens: int
-    keep: Callable[[ChatReply], None] | None
-    attempts: int = 0
-    immediate: int = 0
-    delayed: int = 0
-    fault: Fault | None = None
-
-
 class Endpoint:
     """One base URL with its key, limits and connections; an async context manager that may be entered once."""
 
@@ -91,10 +74,9 @@ class Endpoint:
                 requests_per_minute=settings.requests_per_minute, tokens_per_minute=settings.tokens_per_minute
             ),
         )
-        self._client = _make_client(settings, connections=most)
-        key = settings.api_key or PLACEHOLDER_KEY
-        # Set on each request, where neither the SDK's environment variables nor its defaults can overrule it.
-        self._headers = {**dict(settings.headers), "Authorization": f"Bearer {key}"}
+        self._transport = make_transport(settings, self._learn)
+        self._estimate = TokenEstimate()
+        self._counting_failures = 0
         self._stopped: Fault | None = None
         self._calls = self._retried = self._refused = 0
 
@@ -102,6 +84,7 @@ class Endpoint:
         return f"Endpoint({self.settings.name!r}, {self.settings.base_url!r})"
 
     async def __aenter__(self) -> Self:
+        await self._transport.open()
         return self
 
     async def __aexit__(
@@ -109,7 +92,25 @@ class Endpoint:
     ) -> None:
         self._limiter.close()
         with anyio.CancelScope(shield=True, deadline=anyio.current_time() + 5.0):
-            await self._client.close()
+            await self._transport.close()
+
+    def adjust(self, settings: EndpointSettings) -> None:
+        """Take over limit, timeout, deadline and attempts of these settings, for attempts that begin from now on.
+
+        An adaptive limit stays what it is, and a fixed one stays fixed.
+        """
+        limit = settings.max_in_flight
+        if limit == "adaptive" or self.settings.max_in_flight == "adaptive":
+            limit = self.settings.max_in_flight
+        else:
+            self._limiter.resize(limit)
+        self.settings = replace(
+            self.settings,
+            max_in_flight=limit,
+            timeout=settings.timeout,
+            deadline=settings.deadline,
+            attempts=settings.attempts,
+        )
 
     def snapshot(self) -> EndpointSnapshot:
         """Look at the endpoint's load and at what limits it right now."""
@@ -125,12 +126,33 @@ class Endpoint:
             stopped=self._stopped is not None,
         )
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the endpoint has refused its key or account, and is asked no more."""
+        return self._stopped is not None
+
+    @property
+    def load(self) -> float:
+        """Calls on their way or waiting, as a share of those that may be on their way."""
+        return (self._limiter.in_flight + self._limiter.waiting) / self._limiter.window.limit
+
+    @property
+    def paused_for(self) -> float:
+        """Seconds for which the endpoint has asked to be left alone; 0 if it has not."""
+        return self._limiter.paused_for()
+
+    def encode(self, request: ChatRequest) -> bytes:
+        """Serialise a request as this endpoint is sent it; digests are taken over this."""
+        return self._transport.encode(request)
+
     async def complete(
         self,
         request: ChatRequest,
         *,
         headers: Mapping[str, str],
-        keep: Callable[[ChatReply], None] | None = None,
+        keep: Keep | None = None,
+        body: bytes | None = None,
+        affinity: str = "",  # noqa: ARG002 - one shape with a pool
     ) -> ChatReply:
         """Ask for one completion; `headers` (trace headers) go along, percent-encoded where HTTP needs it.
 
@@ -138,101 +160,103 @@ class Endpoint:
         caller that must not lose what has been paid for puts it away there. A call that is cancelled ends
         once the attempt on its way has ended, within that attempt's timeout, and starts no other.
 
+        `body` spares work if the caller has what `encode` gives; `affinity` means nothing to a single endpoint.
+
         Raises EndpointUnavailable, EndpointStopped, RequestRefused, ContextOverflow or ContentFiltered.
         """
+        call = self.begin(request, headers=headers, keep=keep, body=body)
+        await self.check_length(call)
+        while True:
+            reply = await self.attempt(call)
+            if reply is not None:
+                return reply
+            delay = self.back_off(call)
+            if delay > 0:
+                await anyio.sleep(delay)
+
+    def begin(
+        self, request: ChatRequest, *, headers: Mapping[str, str], keep: Keep | None = None, body: bytes | None = None
+    ) -> Call:
+        """Make ready a call whose deadline runs from now. Raises EndpointStopped if nothing is asked any more."""
         self._calls += 1
         if self._stopped is not None:
             raise self._error(self._stopped, attempts=0)
-        body = request.body()
-        call = _Call(
+        if body is None:
+            body = self.encode(request)
+        return Call(
             body=body,
-            headers=self._request_headers(headers),
+            stop=() if self.settings.capabilities.stop else request.stop,
+            headers=header_values(headers),
             deadline=anyio.current_time() + self.settings.deadline,
-            tokens=len(body) // _CHARS_PER_TOKEN + (request.max_tokens or 0),
+            tokens=self._estimate.of(len(body)) + (request.max_tokens or 0),
             keep=keep,
+            most_attempts=self.settings.attempts,
         )
-        while True:
-            reply = await self._attempt(call)
-            if reply is not None:
-                return reply
-            delay = self._delay(call)
-            if delay > 0:
-                await anyio.sleep(delay)
-            self._retried += 1
 
-    async def _attempt(self, call: _Call) -> ChatReply | None:
+    async def check_length(self, call: Call) -> None:
+        """Raise ContextOverflow if the messages come to more than `max_input_tokens`, without asking the model."""
+        most = self.settings.max_input_tokens
+        tokens = self._estimate.of(len(call.body))
+        if not most or tokens < most * _NEAR_THE_LIMIT:
+            return
+        counted = await self._count(call)
+        if (counted or tokens) > most:
+            about = f"{counted}" if counted else f"about {tokens}"
+            raise ContextOverflow(
+                f"the messages come to {about} tokens, and max_input_tokens is {most}", endpoint=self.settings.name
+            )
+
+    async def _count(self, call: Call) -> int | None:
+        """What the endpoint's own tokenizer says, if it has one."""
+        if self._counting_failures >= _COUNTING_FAILURES:
+            return None
+        counted = None
+        with anyio.move_on_at(min(call.deadline, anyio.current_time() + _COUNTING_SECONDS)):
+            counted = await self._transport.count_tokens(call.body)
+        self._counting_failures = 0 if counted else self._counting_failures + 1
+        if counted:
+            self._estimate.correct(len(call.body), counted)
+        return counted
+
+    async def attempt(self, call: Call) -> ChatReply | None:
         """One attempt with its wait for a slot: a reply, or None with the call's fault set. Raises the final ones."""
-        permit = await self._limiter.acquire(deadline=call.deadline, tokens=call.tokens, again=call.attempts > 0)
+        is_repeated = call.attempts > 0
+        permit = await self._limiter.acquire(deadline=call.deadline, tokens=call.tokens, again=is_repeated)
         if permit is None:
             raise self._out_of_time(call)
         try:
             if self._stopped is not None:
                 raise self._error(self._stopped, attempts=call.attempts)
             call.attempts += 1
+            self._retried += is_repeated
             started = anyio.current_time()
             # A request that is out will be billed: its reply is waited for, within the attempt's timeout.
             with anyio.CancelScope(shield=True):
                 answer = await self._send(call, started)
             latency = anyio.current_time() - started
             if isinstance(answer, Answer):
-                reply = self._reply(answer, latency, call.attempts)
+                reply = self._reply(answer, latency, call)
                 if call.keep is not None:
                     call.keep(reply)
                 permit.succeeded(latency, answer.usage.prompt + answer.usage.completion)
+                self._estimate.correct(len(call.body), answer.usage.prompt)
                 return reply
             self._note_fault(answer, call, permit)
             return None
         finally:
             permit.release()
 
-    async def _send(self, call: _Call, started: float) -> Answer | Fault:
-        """Send the request; every way in which endpoint or network can fail comes back as a fault."""
-        settings = self.settings
-        until = min(started + settings.timeout, call.deadline)
-        broken: Exception | None = None
-        with anyio.CancelScope(deadline=until) as scope:
-            try:
-                response = await self._client.post(
-                    COMPLETIONS_PATH,
-                    content=call.body,
-                    cast_to=httpx2.Response,
-                    options={"headers": call.headers, "security": {}, "follow_redirects": False},
-                )
-                return self._read(response)
-            except APIStatusError as error:
-                return self._read_refusal(error.response)
-            except (OpenAIError, httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
-                broken = error
-        if scope.cancelled_caught or broken is None:
-            return timeout_fault(until - started, overload=until - started >= settings.timeout)
-        elapsed = anyio.current_time() - started
-        return connection_fault(broken, elapsed=elapsed, connect_timeout=settings.connect_timeout)
+    async def _send(self, call: Call, started: float) -> Answer | Fault:
+        """Send the request, within the time that an attempt may take."""
+        until = min(started + self.settings.timeout, call.deadline)
+        with anyio.CancelScope(deadline=until):
+            return await self._transport.send(call.body, call.headers)
+        return timeout_fault(until - started, overload=until - started >= self.settings.timeout)
 
-    def _read(self, response: httpx2.Response) -> Answer | Fault:
-        headers = self._note_headers(response)
-        return read_answer(response.content, headers.get("x-request-id", ""), self._text)
+    def _learn(self, headers: Mapping[str, str]) -> None:
+        self._limiter.rates.learn(headers, anyio.current_time())
 
-    def _read_refusal(self, response: httpx2.Response) -> Fault:
-        headers = self._note_headers(response)
-        return status_fault(
-            response.status_code,
-            self._text(response.content),
-            request_id=headers.get("x-request-id", ""),
-            retry_after=retry_after(response.headers),
-        )
-
-    def _note_headers(self, response: httpx2.Response) -> dict[str, str]:
-        """Collect the request id and the rate limits, in one pass over what is slow to look up by name."""
-        noted = {
-            name.lower().decode("latin-1"): value.decode("latin-1")
-            for name, value in response.headers.raw
-            if name[:3].lower() == b"x-r"
-        }
-        if any(name.startswith(HEADER_PREFIX) for name in noted):
-            self._limiter.rates.learn(noted, anyio.current_time())
-        return noted
-
-    def _note_fault(self, fault: Fault, call: _Call, permit: Permit) -> None:
+    def _note_fault(self, fault: Fault, call: Call, permit: Permit) -> None:
         """Act on a fault, before its slot goes to the next call; raises where no attempt can follow."""
         call.fault = fault
         if fault.retry_after:
@@ -243,11 +267,11 @@ class Endpoint:
             self._stopped = fault
         if fault.overload:
             permit.refused()
-        if fault.reaction is Reaction.NEVER or call.attempts >= self.settings.attempts:
+        if fault.reaction is Reaction.NEVER or call.attempts >= call.most_attempts:
             raise self._error(fault, attempts=call.attempts)
 
-    def _delay(self, call: _Call) -> float:
-        """Seconds to back off after the call's fault; raises if its deadline leaves no room for another attempt."""
+    def back_off(self, call: Call) -> float:
+        """Seconds to wait after the call's fault; raises if its deadline leaves no room for another attempt."""
         settings, fault = self.settings, call.fault
         asked = fault.retry_after or 0.0 if fault is not None else 0.0
         if fault is not None and fault.reaction is Reaction.NOW and call.immediate < _IMMEDIATE_RETRIES:
@@ -260,14 +284,15 @@ class Endpoint:
         # What the endpoint asked for is not slept here: the limiter's pause holds this call with all the others.
         return delay
 
-    def _reply(self, answer: Answer, latency: float, attempts: int) -> ChatReply:
+    def _reply(self, answer: Answer, latency: float, call: Call) -> ChatReply:
+        content, reasoning = part_thoughts(answer.content, answer.reasoning, self.settings.capabilities.thoughts)
         return ChatReply(
-            content=answer.content,
-            reasoning=answer.reasoning,
+            content=cut_at_stop(content, call.stop) if call.stop else content,
+            reasoning=reasoning,
             finish_reason=answer.finish_reason,
             usage=answer.usage,
             latency=latency,
-            attempts=attempts,
+            attempts=call.attempts,
             endpoint=self.settings.name,
             request_id=answer.request_id,
         )
@@ -275,11 +300,10 @@ class Endpoint:
     def _error(self, fault: Fault, *, attempts: int) -> ModelError:
         reason = fault.reason
         if fault.error is EndpointStopped:
-            what = "check" if self.settings.api_key else "no key is set: set"
-            reason += f"; {what} {self.settings.key_place} and start again"
+            reason += f"; {self.settings.key_advice} and start again"
         return fault.to_error(self.settings.name, attempts=attempts, reason=reason)
 
-    def _out_of_time(self, call: _Call) -> ModelError:
+    def _out_of_time(self, call: Call) -> ModelError:
         name, limit = self.settings.name, f"the call's deadline of {self.settings.deadline:g} s"
         if call.fault is None:
             paused = self._limiter.paused_for()
@@ -287,34 +311,3 @@ class Endpoint:
             return EndpointUnavailable(reason, endpoint=name, retry_after=paused or None)
         reason = f"{call.fault.reason}; {limit} leaves no time to ask again"
         return call.fault.to_error(name, attempts=call.attempts, reason=reason)
-
-    def _request_headers(self, headers: Mapping[str, str]) -> dict[str, str]:
-        merged = {
-            name: value if value.isascii() and value.isprintable() else quote(value, safe=" ")
-            for name, value in headers.items()
-        }
-        merged.update(self._headers)
-        return merged
-
-    def _text(self, body: bytes) -> str:
-        """An answer as text for an error: bounded, and without secrets that it may echo."""
-        text = body[:_LONGEST_TEXT].decode("utf-8", "replace")
-        for secret in self.settings.secrets:
-            text = text.replace(secret, "[key]")
-        return text
-
-
-def _make_client(settings: EndpointSettings, *, connections: int) -> AsyncOpenAI:
-    # Attempts are timed by one scope around the whole of each; of the SDK's timeouts only connecting is left,
-    # so that what it calls a timeout later is a broken connection (see faults.connection_fault).
-    timeout = httpx2.Timeout(None, connect=settings.connect_timeout)
-    limits = httpx2.Limits(max_connections=connections, keepalive_expiry=_KEEPALIVE_SECONDS)
-    client = AsyncOpenAI(
-        api_key=settings.api_key or PLACEHOLDER_KEY,
-        base_url=settings.base_url,
-        max_retries=0,
-        timeout=timeout,
-        http_client=DefaultAioHttpClient(limits=limits, timeout=timeout),
-    )
-    client.organization = client.project = None
-    return client

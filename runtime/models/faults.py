@@ -48,7 +48,8 @@ _FILTERED = re.compile(
     re.IGNORECASE,
 )
 _OUT_OF_CREDIT = re.compile(
-    r"insufficient_quota|insufficient[_ ](?:balance|credits?)|billing_not_active", re.IGNORECASE
+    r"insufficient_quota|insufficient[_ ](?:balance|credits?)|credit balance is too low|billing_not_active",
+    re.IGNORECASE,
 )
 
 

@@ -12,14 +12,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
+import anyio
+
+from runtime.models.budget import Budget
 from runtime.models.chat import ChatReply, ChatRequest
 from runtime.models.endpoint import Endpoint
+from runtime.models.prices import PriceList
 from store.calls import CallRecord, JournalledReply, Place, load_journal, record_call
 from store.database import Database
 from store.messages import Message
 from store.tasks import Task
 from store.trajectories import Trajectory
 from store.transaction import Transaction
+
+# What a step may still buy once the budget is spent: its action, and what the action's code asks.
+_CALLS_TO_FINISH = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,14 +41,34 @@ class Role:
     send_seed: bool
 
 
-class Models:
-    """The model roles of a run, each behind the journal."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Asking:
+    """A call that waits for its reply since `since` (loop time, seconds); `what` says which one it is."""
 
-    def __init__(self, roles: Mapping[str, Role], *, database: Database, seed: int, trace_headers: bool) -> None:
+    what: str
+    since: float
+
+
+class Models:
+    """The model roles of a run, each behind the journal; `asking` holds the calls that wait for a reply."""
+
+    def __init__(
+        self,
+        roles: Mapping[str, Role],
+        *,
+        database: Database,
+        seed: int,
+        trace_headers: bool,
+        prices: PriceList | None = None,
+        budget: Budget | None = None,
+    ) -> None:
         self.roles = roles
+        self.prices = prices or PriceList()
+        self.budget = budget or Budget()
         self.database = database
         self.seed = seed
         self.trace_headers = trace_headers
+        self.asking: set[Asking] = set()
 
     async def journal(self, trajectory: Trajectory, task: Task) -> Journal:
         """The journal of a trajectory, with every reply that it has."""
@@ -62,6 +89,18 @@ class Journal:
         self._trajectory = trajectory
         self._task = task
         self._known = known
+        self._to_finish: dict[int, int] = {}
+
+    def begin_step(self, step: int) -> None:
+        """Say that a step begins. What it needs to end is bought even if the budget is spent meanwhile.
+
+        Raises:
+            BudgetSpentError: nothing new may be begun.
+        """
+        spent = self._models.budget.spent(run=self._task.run, task=self._task.id)
+        if spent is not None:
+            raise spent
+        self._to_finish[step] = _CALLS_TO_FINISH
 
     async def ask(
         self, *, role: str, module: str, step: int, messages: tuple[Message, ...], ordinal: int = 0
@@ -76,6 +115,7 @@ class Journal:
 
         Raises:
             InfrastructureError: the endpoint failed for good, or until the deadline.
+            BudgetSpentError: the reply is not in the journal, and nothing new may be bought.
         """
         place = Place(trajectory=self._trajectory.id, step=step, role=role, module=module, ordinal=ordinal)
         chosen = self._models.roles[role]
@@ -90,22 +130,42 @@ class Journal:
         key = (place, request.digest())
         known = self._known.get(key)
         if known is None:
-            known = self._known[key] = await self._buy(chosen, request, place)
+            known = self._known[key] = await self._buy(chosen, request, *key)
         return known
 
-    async def _buy(self, role: Role, request: ChatRequest, place: Place) -> JournalledReply:
+    async def _buy(self, role: Role, request: ChatRequest, place: Place, digest: bytes) -> JournalledReply:
+        # A reply that could not be kept is not paid for.
+        await self._models.database.until_usable()
         saving: list[asyncio.Future[JournalledReply]] = []
 
         def keep(reply: ChatReply) -> None:
-            saving.append(self._keep(reply, request, place))
+            cost = self._models.prices.cost(request.model, reply.usage)
+            saving.append(self._keep(_record(reply, place, digest, cost), request.messages))
 
-        await role.endpoint.complete(request, headers=self._headers(place), keep=keep)
-        return await saving[0]
+        run, task = self._task.run, self._task.id
+        async with self._models.budget.purchase(run=run, task=task, ends_step=self._ends_step(place.step)):
+            asking = Asking(what=self._described(place), since=anyio.current_time())
+            self._models.asking.add(asking)
+            try:
+                await role.endpoint.complete(request, headers=self._headers(place), keep=keep)
+            finally:
+                self._models.asking.discard(asking)
+            return await saving[0]
 
-    def _keep(self, reply: ChatReply, request: ChatRequest, place: Place) -> asyncio.Future[JournalledReply]:
+    def _ends_step(self, step: int) -> bool:
+        """Whether a call is one of the few that a step under way may make even if the budget is spent."""
+        left = self._to_finish.get(step, 0)
+        if left and self._models.budget.spent(run=self._task.run, task=self._task.id) is not None:
+            self._to_finish[step] = left - 1
+        return left > 0
+
+    def _described(self, place: Place) -> str:
+        where = "" if place.step < 0 else f" step {place.step}"
+        return f"{place.role} {place.module} of {self._trajectory.label}{where}"
+
+    def _keep(self, record: CallRecord, messages: tuple[Message, ...]) -> asyncio.Future[JournalledReply]:
         """Put a reply in line for its commit, at once: whatever happens to the caller, it is saved."""
-        record = _record(reply, place, request.digest())
-        run, task, messages = self._task.run, self._task.id, request.messages
+        run, task = self._task.run, self._task.id
 
         def write(transaction: Transaction) -> JournalledReply:
             call = record_call(transaction, run=run, task=task, messages=messages, record=record)
@@ -132,7 +192,7 @@ class Journal:
         }
 
 
-def _record(reply: ChatReply, place: Place, digest: bytes) -> CallRecord:
+def _record(reply: ChatReply, place: Place, digest: bytes, cost: int | None) -> CallRecord:
     return CallRecord(
         place=place,
         digest=digest,
@@ -145,6 +205,7 @@ def _record(reply: ChatReply, place: Place, digest: bytes) -> CallRecord:
         latency=reply.latency,
         attempts=reply.attempts,
         endpoint=reply.endpoint,
+        cost=cost,
     )
 
 

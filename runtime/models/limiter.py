@@ -108,6 +108,11 @@ class Limiter:
         """Seconds left of a pause, 0 without one."""
         return max(0.0, self._paused_until - anyio.current_time())
 
+    def resize(self, limit: int) -> None:
+        """Give a fixed window another size; calls beyond it that are on their way end in their own time."""
+        self.window.limit = limit
+        self._pump()
+
     def limiting(self) -> Limiting:
         """What holds the next call in the queue; with an empty queue only a pause counts."""
         if self.waiting:

@@ -11,12 +11,14 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from runtime.errors import ConfigError
+from runtime.models.capabilities import Capabilities, Provider
 
 PLACEHOLDER_KEY = "EMPTY"
 """Sent where no key is set: local servers want none, some gateways want the header all the same, and this is
 the word that vLLM's documentation uses."""
 
 COMPLETIONS_PATH = "/chat/completions"
+ANTHROPIC_URL = "https://api.anthropic.com"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,11 +30,22 @@ class EndpointSettings:
     "adaptive" to find the server's capacity, up to `ceiling`. `headers` go with every request and are, like the
     key, left out of reprs and cut out of errors.
 
+    `provider` says which protocol the endpoint speaks. `api_version` is Azure's (empty: the versionless route) or
+    Anthropic's (empty: the one that its SDK sends), `deployment` Azure's (empty: the model's name), `region` that of
+    Bedrock. `base_url` may be empty for anthropic and bedrock, whose SDKs know where they are. `max_input_tokens`
+    is what the messages may come to, 0 for whatever the endpoint takes.
+
     Raises ConfigError for values that cannot work.
     """
 
     name: str
     base_url: str
+    provider: Provider = "openai"
+    api_version: str = ""
+    deployment: str = ""
+    region: str = ""
+    capabilities: Capabilities = field(default_factory=Capabilities)
+    max_input_tokens: int = 0
     api_key: str | None = field(default=None, repr=False)
     api_key_env: str | None = None
     timeout: float = 600.0
@@ -49,12 +62,14 @@ class EndpointSettings:
 
     def __post_init__(self) -> None:
         try:
-            object.__setattr__(self, "base_url", normalise_base_url(self.base_url))
+            object.__setattr__(self, "base_url", provider_base_url(self.provider, self.base_url))
         except ConfigError as error:
             raise ConfigError(f"endpoint {self.name}: {error}") from None
         object.__setattr__(self, "api_key", (self.api_key or "").strip() or None)
         if self.api_key is not None and not _is_header_text(self.api_key):
             raise ConfigError(f"endpoint {self.name}: {self.key_place} holds characters that no key has")
+        if self.provider == "azure" and self.api_version and not self.deployment:
+            raise ConfigError(f"endpoint {self.name}: azure with api_version needs a deployment")
         positive = ("timeout", "connect_timeout", "deadline", "attempts", "backoff", "backoff_max", "ceiling")
         optional = ("requests_per_minute", "tokens_per_minute")
         values = {name: getattr(self, name) for name in (*positive, *optional)}
@@ -73,10 +88,34 @@ class EndpointSettings:
         return f"the environment variable {self.api_key_env}" if self.api_key_env else "api_key"
 
     @property
+    def key_advice(self) -> str:
+        """What to do about a key or an account that was refused."""
+        if self.provider == "bedrock":
+            return "check the AWS credentials and what the account may use"
+        return f"check {self.key_place}" if self.api_key else f"no key is set: set {self.key_place}"
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """Texts that must not leave the process other than in a request to this endpoint."""
         found = [value for _, value in self.headers if len(value) >= 8]
         return (self.api_key, *found) if self.api_key else tuple(found)
+
+
+def provider_base_url(provider: Provider, url: str) -> str:
+    """Bring a base URL to the form that the provider's SDK wants; empty stays empty where the SDK knows better.
+
+    Raises ConfigError as `normalise_base_url` does.
+    """
+    if provider == "bedrock" and not url.strip():
+        return ""
+    base = normalise_base_url(url.strip() or (ANTHROPIC_URL if provider == "anthropic" else ""))
+    if provider == "azure":
+        return base.removesuffix("/v1").partition("/openai")[0]
+    if provider == "anthropic":
+        return base.removesuffix("/messages").removesuffix("/v1")
+    if provider == "bedrock":
+        return base.removesuffix("/v1")
+    return base
 
 
 def normalise_base_url(url: str) -> str:

@@ -33,14 +33,18 @@ class Footing:
     python: Path
     uids: range | None
 
+    def reaches(self, path: Path) -> bool:
+        """Whether code can get as far as the folder that a path is in."""
+        return self.uids is None or closed_folder(path) is None
+
     def check_workspace(self, workspace: Path) -> None:
         """Make sure that code can reach a folder by its path.
 
         Raises:
             ConfigError: it cannot; the message says what to do.
         """
-        closed = None if self.uids is None else closed_folder(workspace)
-        if closed is not None:
+        if not self.reaches(workspace):
+            closed = closed_folder(workspace)
             raise ConfigError(
                 f"code runs as a user of its own and cannot reach {workspace}, because {closed} is closed to other "
                 f"users: choose a data directory elsewhere, or let others pass (chmod o+x {closed})"

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 import anyio
+import structlog
 
 from runtime.errors import InfrastructureError
 from runtime.sandbox.child.identity import BLOCK, Identity
@@ -19,6 +20,8 @@ from runtime.sandbox.execution import Ending, Execution, Limits, Tool
 from runtime.sandbox.footing import Footing, find_footing
 from runtime.sandbox.session import Session, encode_program
 from runtime.sandbox.zygote import ZygoteHandle
+
+_log = structlog.get_logger("sandbox")
 
 # Each execution has two user ids out of a block.
 _MAX_SLOTS = BLOCK // 2
@@ -130,5 +133,7 @@ def _take_back(workspace: Path, identity: Identity) -> None:
 
     The group stays and tells which slot it was; group ids are never given to code of another slot.
     """
-    with contextlib.suppress(FileNotFoundError):
-        os.chown(workspace, os.geteuid(), identity.code)
+    try:
+        os.chown(workspace, os.geteuid(), identity.code, follow_symlinks=False)
+    except OSError as error:
+        _log.warning("workspace-not-taken-back", workspace=str(workspace), error=str(error))

@@ -7,9 +7,11 @@ zygote break off the talk with the runner, and what follows is always the same: 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
@@ -23,7 +25,7 @@ from runtime.sandbox.frames import FrameReader, ProtocolError
 from runtime.sandbox.report import ControlSocket
 from runtime.sandbox.toolcalls import ToolCall
 from runtime.sandbox.verdict import Claim, Findings
-from runtime.sandbox.zygote import ZygoteHandle
+from runtime.sandbox.zygote import ZygoteHandle, socket_pair
 from store.jsontypes import JsonValue
 
 _log = structlog.get_logger("sandbox")
@@ -35,6 +37,7 @@ _DRAIN_S = 2.0
 # The supervisor allows 5 s to end processes, and 2 s to tidy each of two folders.
 _STOP_S = 12.0
 _MOP_S = 8.0
+_NEWS_S = 0.5
 
 
 def encode_program(code: str, tools: Iterable[str]) -> bytes | None:
@@ -42,6 +45,20 @@ def encode_program(code: str, tools: Iterable[str]) -> bytes | None:
     # Code may hold lone surrogates, which this way of writing JSON lets through to the compiler's own message.
     body = json.dumps({"code": code, "tools": list(tools)}).encode()
     return len(body).to_bytes(4, "big") + body if len(body) <= MAX_FRAME else None
+
+
+@dataclass(frozen=True, slots=True)
+class _FarEnds:
+    """What the supervisor and the runner get; ours to close once they have it."""
+
+    ends: tuple[socket.socket, socket.socket]
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        for end in self.ends:
+            end.close()
 
 
 class Session:
@@ -64,24 +81,29 @@ class Session:
             InfrastructureError: the sandbox failed, or the zygote died.
             Exception: whatever a tool raised that was not a ToolError.
         """
-        loop = asyncio.get_running_loop()
-        (control, far_control), (channel, far_channel) = socket.socketpair(), socket.socketpair()
-        with far_control, far_channel:
-            with anyio.CancelScope(shield=True):  # neither waits for anything, and both belong together
-                await loop.create_unix_connection(lambda: self._control, sock=control)
-                reader, writer = await asyncio.open_unix_connection(sock=channel)
-            try:
-                with self._zygote.mourning(self._lose_zygote):
-                    await self._zygote.fork(self._request(slot, workspace), far_control, far_channel)
-                    far_control.close()
-                    far_channel.close()
-                    await self._talk(FrameReader(reader), writer, program, tools)
-            finally:
-                far_control.close()
-                far_channel.close()
-                await self._end()
-                writer.close()
-        return self._judge()
+        reader, writer, far = await self._open()
+        try:
+            with self._zygote.mourning(self._lose_zygote):
+                with far:
+                    await self._zygote.fork(self._request(slot, workspace), *far.ends)
+                await self._talk(FrameReader(reader), writer, program, tools)
+        finally:
+            await self._end()
+            writer.close()
+        return await self._judge()
+
+    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, _FarEnds]:
+        control, far_control = socket_pair()
+        try:
+            channel, far_channel = socket_pair()
+        except InfrastructureError:
+            control.close()
+            far_control.close()
+            raise
+        with anyio.CancelScope(shield=True):  # neither waits for anything, and both belong together
+            await asyncio.get_running_loop().create_unix_connection(lambda: self._control, sock=control)
+            reader, writer = await asyncio.open_unix_connection(sock=channel)
+        return reader, writer, _FarEnds((far_control, far_channel))
 
     async def _talk(
         self, frames: FrameReader, writer: asyncio.StreamWriter, program: bytes, tools: Mapping[str, Tool]
@@ -122,6 +144,9 @@ class Session:
             answer = await call.answer(tools)
             self._clock.start()
             writer.write(answer)
+            # Code that calls and never reads must not fill our memory. If it is gone, the next read tells.
+            with contextlib.suppress(ConnectionError):
+                await writer.drain()
         await self._control.over.wait()
 
     async def _hear_out(self, frames: FrameReader) -> None:
@@ -157,12 +182,15 @@ class Session:
         self._zygote_lost = True
         self._talking.cancel()
 
-    def _judge(self) -> Execution:
-        if self._zygote_lost:
-            raise InfrastructureError("the sandbox's zygote ended while code was running, or the sandbox was closed")
+    async def _judge(self) -> Execution:
+        self._findings.report = self._control.report
         if self._clock.expired:
             self._findings.timeout = self._limits.timeout
-        self._findings.report = self._control.report
+        elif self._findings.attack is None and self._findings.supervisor_lost:
+            # The death of the zygote has the same effect, and the news of it may come second.
+            self._zygote_lost |= await self._zygote.ends_within(_NEWS_S)
+        if self._zygote_lost:
+            raise InfrastructureError("the sandbox's zygote ended while code was running, or the sandbox was closed")
         # Where code runs as the daemon's own user, it can kill its supervisor.
         return self._findings.execution(self._clock.seconds, may_kill_supervisor=self._zygote.first_uid is None)
 

@@ -31,7 +31,7 @@ class Claim:
             ProtocolError: it makes none that a runner may make.
         """
         ending, error = message["end"], message.get("error")
-        if ending not in _CLAIMED or not isinstance(error, str | None):
+        if not isinstance(ending, str) or ending not in _CLAIMED or not isinstance(error, str | None):
             raise ProtocolError("an end that means nothing")
         if (error is None) != (ending == Ending.COMPLETED):
             raise ProtocolError("an end without its error")
@@ -49,6 +49,11 @@ class Findings:
     report: Report | None = None
     attack: str | None = None
     timeout: float | None = None
+
+    @property
+    def supervisor_lost(self) -> bool:
+        """Whether the supervisor was ended from outside before it saw the code end."""
+        return self.claim is None and (self.report is None or self.report.stopped)
 
     def execution(self, seconds: float, *, may_kill_supervisor: bool) -> Execution:
         """How it ended.
@@ -69,7 +74,7 @@ class Findings:
             return Ending.TIMEOUT, f"The code was stopped: it ran for more than {self.timeout:g} s."
         if self.attack is not None:
             return Ending.KILLED, f"The code was stopped: it wrote to the sandbox's own channel ({self.attack})."
-        if self.report is None or (self.report.stopped and self.claim is None):
+        if self.report is None or self.supervisor_lost:
             return Ending.KILLED, "The code was stopped: it interfered with the process that supervises it."
         if self.claim is not None:
             return self.claim.ending, self.claim.error

@@ -24,7 +24,8 @@ _log = structlog.get_logger("sandbox")
 
 _START_S = 30.0
 _SEND_S = 30.0
-_STOP_S = 25.0
+_STOP_S = 30.0
+_KILL_S = 5.0
 _MAX_GREETING = 1 << 16
 _PATH = "/usr/local/bin:/usr/bin:/bin"
 _HERE = Path(__file__).parent
@@ -42,6 +43,7 @@ class ZygoteHandle:
         self._scratch = scratch
         self._sending = anyio.Lock()
         self._dead = anyio.Event()
+        self._condemned = False
         self._mourners: set[Callable[[], None]] = set()
         self._pidfd = os.pidfd_open(process.pid)
         self.first_uid: int | None = None
@@ -57,11 +59,18 @@ class ZygoteHandle:
         Raises:
             InfrastructureError: it did not come up.
         """
-        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        near.setblocking(False)
-        scratch = _make_scratch()
-        with far:
-            handle = cls(_spawn(footing, far, scratch, marker), near, scratch)
+        near, far = socket_pair(socket.SOCK_SEQPACKET)
+        with contextlib.ExitStack() as undo:
+            undo.callback(near.close)
+            try:
+                with far:
+                    scratch = _make_scratch(footing)
+                    undo.callback(shutil.rmtree, scratch, ignore_errors=True)
+                    process = _spawn(footing, far, scratch, marker)
+            except OSError as error:
+                raise InfrastructureError(f"the sandbox's zygote did not start: {error}") from error
+            undo.pop_all()
+        handle = cls(process, near, scratch)
         try:
             await handle._greet()
         except BaseException:
@@ -72,8 +81,8 @@ class ZygoteHandle:
 
     @property
     def dead(self) -> bool:
-        """Whether it has ended."""
-        return self._dead.is_set()
+        """Whether it has ended, or is about to because it was of no use any more."""
+        return self._condemned or self._dead.is_set()
 
     @contextlib.contextmanager
     def mourning(self, call: Callable[[], None]) -> Iterator[None]:
@@ -97,6 +106,7 @@ class ZygoteHandle:
                     while not self._send(message, [control.fileno(), channel.fileno()]):
                         await anyio.wait_writable(self._control)
         except (OSError, TimeoutError, anyio.ClosedResourceError) as error:
+            self.destroy()
             raise InfrastructureError(f"the sandbox's zygote takes no more work: {error!r}") from error
 
     def kill_supervisor(self, run: int) -> None:
@@ -106,20 +116,26 @@ class ZygoteHandle:
 
     def destroy(self) -> None:
         """Kill the zygote, because it does not answer; its supervisors end by themselves."""
-        _log.warning("zygote-destroyed", pid=self._process.pid)
-        self._process.kill()
+        if not self._condemned:
+            self._condemned = True
+            _log.warning("zygote-destroyed", pid=self._process.pid)
+            self._process.kill()
 
     async def stop(self) -> None:
         """End the zygote and all executions, and wait until they are gone."""
         self._mourn()
         self._control.close()
-        with anyio.move_on_after(_STOP_S) as waiting:
-            await self._dead.wait()
-        if waiting.cancelled_caught:
+        if not await self.ends_within(_STOP_S):
             self.destroy()
-            await self._dead.wait()
+            await self.ends_within(_KILL_S)
         # The zygote removes it, if it gets to that.
         await anyio.to_thread.run_sync(lambda: shutil.rmtree(self._scratch, ignore_errors=True))
+
+    async def ends_within(self, seconds: float) -> bool:
+        """Whether it ends in so many seconds, or has."""
+        with anyio.move_on_after(seconds):
+            await self._dead.wait()
+        return self._dead.is_set()
 
     async def _greet(self) -> None:
         loop = asyncio.get_running_loop()
@@ -153,9 +169,25 @@ class ZygoteHandle:
             call()
 
 
-def _make_scratch() -> Path:
+def socket_pair(kind: socket.SocketKind = socket.SOCK_STREAM) -> tuple[socket.socket, socket.socket]:
+    """Two connected sockets: ours, which does not block, and that of a process of the sandbox, which does.
+
+    Raises:
+        InfrastructureError: there are too many open files.
+    """
+    try:
+        near, far = socket.socketpair(socket.AF_UNIX, kind)
+    except OSError as error:
+        raise InfrastructureError(f"the sandbox got no sockets: {error}") from error
+    near.setblocking(False)
+    return near, far
+
+
+def _make_scratch(footing: Footing) -> Path:
     """A folder for the temporary files of executions, which they may pass but not list."""
-    scratch = Path(tempfile.mkdtemp(prefix="cso-sandbox-"))
+    usual = Path(tempfile.gettempdir())
+    parent = usual if footing.reaches(usual / "any") else Path("/tmp")  # noqa: S108 - mkdtemp makes it safe
+    scratch = Path(tempfile.mkdtemp(prefix="cso-sandbox-", dir=parent))
     scratch.chmod(0o711)
     return scratch
 

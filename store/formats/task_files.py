@@ -21,7 +21,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -74,20 +74,25 @@ class TaskFile:
     problems: tuple[Problem, ...]
 
 
-class _BadLineError(ValueError):
-    """Raised when a line gives no task; its text is the reason."""
+class BadTaskError(ValueError):
+    """Raised when a record gives no task; its text is the reason."""
 
 
-def read_tasks(path: Path, *, strict: bool = False) -> TaskFile:
+def read_tasks(path: Path, *, strict: bool = False, folder: Path | None = None) -> TaskFile:
     """Reads the tasks of a file; a bad line is a problem and gives no task, blank lines are nothing.
 
     A task without a reference answer is taken and is a problem too, since no attempt at it can be judged.
+
+    Args:
+        path: the file.
+        strict: refuse the file if there is any problem.
+        folder: where the files that it names lie; its own folder if left out.
 
     Raises:
         TaskFileError: the file cannot be read, is no JSON lines, or gives one id to two lines; with `strict`, also
             when there is any problem.
     """
-    reading = _Reading(path)
+    reading = _Reading(path, folder or path.parent)
     try:
         with path.open("rb") as handle:
             for number, raw in _lines(handle, path):
@@ -100,8 +105,9 @@ def read_tasks(path: Path, *, strict: bool = False) -> TaskFile:
 class _Reading:
     """What has been read of one file so far."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, folder: Path) -> None:
         self._path = path
+        self._folder = folder
         self._tasks: list[TaskRecord] = []
         self._problems: list[Problem] = []
         self._duplicates: list[str] = []
@@ -110,8 +116,8 @@ class _Reading:
     def take(self, number: int, raw: bytes | None) -> None:
         """Takes one line, None for one over the limit."""
         try:
-            task, is_named = _task(raw, self._path.parent)
-        except _BadLineError as error:
+            task, is_named = _task(raw, self._folder)
+        except BadTaskError as error:
             self._problems.append(Problem(self._path, number, str(error)))
             return
         first = self._lines.setdefault(task.name, number)
@@ -167,8 +173,24 @@ def _check_form(first: bytes, path: Path) -> None:
 def _task(raw: bytes | None, folder: Path) -> tuple[TaskRecord, bool]:
     """The task of a line, and whether the record names it."""
     if raw is None:
-        raise _BadLineError(f"it has more than {MAX_LINE_BYTES} bytes")
+        raise BadTaskError(f"it has more than {MAX_LINE_BYTES} bytes")
     record = _record(raw)
+    task, is_named, file_name = _read(record)
+    return replace(task, file=_file(file_name, folder)), is_named
+
+
+def read_record(record: dict[str, JsonValue]) -> TaskRecord:
+    """The task of one record; its file is the relative path that the record names, not looked for on the disk.
+
+    Raises:
+        BadTaskError: it gives no task.
+    """
+    task, _, file_name = _read(record)
+    return replace(task, file=_relative(file_name))
+
+
+def _read(record: dict[str, JsonValue]) -> tuple[TaskRecord, bool, JsonValue]:
+    """The task of a record without its file, whether the record names the task, and what it says of the file."""
     info = record.get("info")
     places = [info, record] if isinstance(info, dict) else [record]
     question = _question(_first(places, _QUESTION))
@@ -178,16 +200,16 @@ def _task(raw: bytes | None, folder: Path) -> tuple[TaskRecord, bool]:
         name=name or _digest(question, file_name),
         question=question,
         answer=_answer(_first(places, _ANSWER)),
-        file=_file(file_name, folder),
+        file=None,
         original=record,
     )
-    return task, name is not None
+    return task, name is not None, file_name
 
 
 def _record(raw: bytes) -> dict[str, JsonValue]:
     """The JSON object on a line, with nothing in it that could not be written as JSON again."""
     if b"\0" in raw:
-        raise _BadLineError("it has a NUL byte")
+        raise BadTaskError("it has a NUL byte")
     try:
         record: JsonValue = json.loads(
             raw.decode(),
@@ -198,15 +220,15 @@ def _record(raw: bytes) -> dict[str, JsonValue]:
         )
         json.dumps(record, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
-        raise _BadLineError(f"byte {error.start + 1} is not UTF-8") from error
+        raise BadTaskError(f"byte {error.start + 1} is not UTF-8") from error
     except UnicodeEncodeError as error:
-        raise _BadLineError("it has half of a surrogate pair") from error
+        raise BadTaskError("it has half of a surrogate pair") from error
     except json.JSONDecodeError as error:
-        raise _BadLineError(f"it is not JSON: {error.msg} at character {error.colno}") from error
+        raise BadTaskError(f"it is not JSON: {error.msg} at character {error.colno}") from error
     except RecursionError as error:
-        raise _BadLineError("it is nested too deeply") from error
+        raise BadTaskError("it is nested too deeply") from error
     if not isinstance(record, dict):
-        raise _BadLineError("it is not a JSON object")
+        raise BadTaskError("it is not a JSON object")
     return record
 
 
@@ -214,25 +236,25 @@ def _unique(pairs: Sequence[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
     record = dict(pairs)
     if len(record) < len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise _BadLineError(f"it has the key {twice!r} twice")
+        raise BadTaskError(f"it has the key {twice!r} twice")
     return record
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise _BadLineError(f"it has {name}, which is not JSON")
+    raise BadTaskError(f"it has {name}, which is not JSON")
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise _BadLineError("it has a number that is too large; write it as text")
+        raise BadTaskError("it has a number that is too large; write it as text")
     return number
 
 
 def _narrow(text: str) -> int:
     """An integer of 64 bits: wider ones cannot be stored."""
     if len(text) > len(str(-(2**63))) or not -(2**63) <= (number := int(text)) < 2**63:
-        raise _BadLineError("it has a number that is too large; write it as text")
+        raise BadTaskError("it has a number that is too large; write it as text")
     return number
 
 
@@ -244,13 +266,13 @@ def _first(places: Sequence[Mapping[str, JsonValue]], names: Sequence[str]) -> J
 
 def _question(value: JsonValue) -> str:
     if value is None:
-        raise _BadLineError(f"it has no question (any of {', '.join(_LOWER)})")
+        raise BadTaskError(f"it has no question (any of {', '.join(_LOWER)})")
     if not isinstance(value, str):
-        raise _BadLineError("its question is not text")
+        raise BadTaskError("its question is not text")
     if not value.strip():
-        raise _BadLineError("its question is empty")
+        raise BadTaskError("its question is empty")
     if "\0" in value:
-        raise _BadLineError("its question has a NUL character")
+        raise BadTaskError("its question has a NUL character")
     return value
 
 
@@ -258,10 +280,10 @@ def _name(value: JsonValue) -> str | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise _BadLineError("its id is neither text nor an integer")
+        raise BadTaskError("its id is neither text nor an integer")
     name = str(value).strip()
     if not name or len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
-        raise _BadLineError(f"its id is empty, over {MAX_NAME_CHARACTERS} characters, or not printable")
+        raise BadTaskError(f"its id is empty, over {MAX_NAME_CHARACTERS} characters, or not printable")
     return name
 
 
@@ -274,35 +296,44 @@ def _answer(value: JsonValue) -> str | None:
     """The answer as text, None without one (null, empty text, an empty list)."""
     parts = value if isinstance(value, list) else [value]
     if isinstance(value, list) and any(isinstance(part, str) and not {",", ";"}.isdisjoint(part) for part in value):
-        raise _BadLineError("an item of its answer has a comma or a semicolon; write the answer as text")
+        raise BadTaskError("an item of its answer has a comma or a semicolon; write the answer as text")
     texts = []
     for part in parts:
         if isinstance(part, bool):
-            raise _BadLineError('its answer is a boolean; write the text that is expected, like "yes"')
+            raise BadTaskError('its answer is a boolean; write the text that is expected, like "yes"')
         if isinstance(part, list | dict):
-            raise _BadLineError("its answer is neither text nor a number nor a list of those")
+            raise BadTaskError("its answer is neither text nor a number nor a list of those")
         if part is not None:
             texts.append(part if isinstance(part, str) else json.dumps(part))
     answer = ", ".join(texts)
     if "\0" in answer:
-        raise _BadLineError("its answer has a NUL character")
+        raise BadTaskError("its answer has a NUL character")
     return answer if answer.strip() else None
 
 
 def _file(value: JsonValue, folder: Path) -> Path | None:
-    """The file that belongs to the task; a file of tasks must not reach beyond its own folder."""
-    if value is None or value == "":
+    """The file that belongs to the task, where it lies."""
+    relative = _relative(value)
+    if relative is None:
         return None
-    if not isinstance(value, str) or "\0" in value:
-        raise _BadLineError("its file_name is not a path")
-    relative = os.path.normpath(value)
-    if Path(relative).is_absolute() or relative.split(os.sep, 1)[0] == os.pardir:
-        raise _BadLineError(f"its file {value!r} lies outside the folder of the task file")
     file = folder / relative
     try:
         exists = file.is_file()
     except OSError as error:
-        raise _BadLineError(f"its file {value[:MAX_NAME_CHARACTERS]!r} cannot be read: {error.strerror}") from error
+        reason = f"its file {str(value)[:MAX_NAME_CHARACTERS]!r} cannot be read: {error.strerror}"
+        raise BadTaskError(reason) from error
     if not exists:
-        raise _BadLineError(f"its file {value!r} does not exist beside the task file")
+        raise BadTaskError(f"its file {value!r} does not exist beside the task file")
     return file
+
+
+def _relative(value: JsonValue) -> Path | None:
+    """The path that a record names; a file of tasks must not reach beyond its own folder."""
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or "\0" in value:
+        raise BadTaskError("its file_name is not a path")
+    relative = os.path.normpath(value)
+    if Path(relative).is_absolute() or relative.split(os.sep, 1)[0] == os.pardir:
+        raise BadTaskError(f"its file {value!r} lies outside the folder of the task file")
+    return Path(relative)

@@ -66,6 +66,7 @@ CREATE TABLE calls (
     latency            REAL NOT NULL,            -- seconds
     attempts           INTEGER NOT NULL,
     endpoint           TEXT NOT NULL,
+    cost               INTEGER,                  -- millionths of the currency; NULL: no price or no usage was known
     UNIQUE (trajectory, step, role, module, ordinal, digest)
 ) STRICT;
 
@@ -102,6 +103,7 @@ CREATE TABLE pairs (
     trajectory         INTEGER NOT NULL REFERENCES trajectories (id),
     step               INTEGER NOT NULL,
     candidate          INTEGER NOT NULL UNIQUE REFERENCES candidates (id),
+    digest             TEXT NOT NULL,            -- of the run's identity when the pair was made
     successes          INTEGER NOT NULL,
     rollouts           INTEGER NOT NULL,
     control_successes  INTEGER NOT NULL,
@@ -127,7 +129,7 @@ CREATE TABLE deliveries (
     priority  INTEGER NOT NULL DEFAULT 0,
     attempts  INTEGER NOT NULL DEFAULT 0,
     due       INTEGER NOT NULL DEFAULT 0,        -- not before this time
-    dead      INTEGER NOT NULL DEFAULT 0,        -- 1: set aside until a person puts it back
+    dead      INTEGER NOT NULL DEFAULT 0,        -- 1: set aside until a person puts it back; 2: at rest, see the budget
     error     TEXT,
     PRIMARY KEY (handler, event)
 ) STRICT, WITHOUT ROWID;

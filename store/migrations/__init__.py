@@ -20,6 +20,17 @@ def migration_steps() -> tuple[str, ...]:
     return tuple(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
 
 
+def check_version(version: int) -> None:
+    """Refuse a database of a version that this program does not know.
+
+    Raises:
+        NewerDatabaseError: a later release of the program has written it.
+    """
+    known = len(migration_steps())
+    if version > known:
+        raise NewerDatabaseError(found=version, known=known)
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the database to the newest version.
 
@@ -28,8 +39,7 @@ def migrate(connection: sqlite3.Connection) -> None:
     """
     steps = migration_steps()
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    if version > len(steps):
-        raise NewerDatabaseError(found=version, known=len(steps))
+    check_version(version)
     for number, script in enumerate(steps[version:], start=version + 1):
         connection.execute("BEGIN IMMEDIATE")
         try:

@@ -15,7 +15,7 @@ def test_settings_are_walked_in_order_with_dotted_keys() -> None:
     keys = list(SETTINGS)
     assert keys[:2] == ["run.name", "run.data"]
     assert keys.index("models.policy.base_url") < keys.index("models.expert.base_url") < keys.index("agent.name")
-    assert keys[-1] == "log.level"
+    assert keys[-1] == "log.events_kept"
 
 
 @pytest.mark.parametrize("key", SETTINGS)

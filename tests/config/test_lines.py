@@ -56,4 +56,4 @@ def test_every_key_of_the_default_file_is_found_on_its_own_line() -> None:
     for key in flatten(Settings()):
         line = lines.find(tuple(key.split(".")))
         assert line is not None
-        assert rows[line - 1].startswith(f"{key.rpartition('.')[2]} = ")
+        assert rows[line - 1].startswith((f"{key.rpartition('.')[2]} = ", f"[{key}]"))

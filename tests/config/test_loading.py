@@ -144,3 +144,14 @@ def test_a_variable_that_holds_a_key_is_no_unknown_setting() -> None:
 def test_a_list_where_a_variables_name_belongs_is_a_plain_problem() -> None:
     file = _file("[models.prm]\napi_key_env = ['a']\n")
     assert _problems(file, {}, {}).startswith("my.toml:2: models.prm.api_key_env must be")
+
+
+def test_an_endpoint_without_a_key_does_not_hide_the_command_line() -> None:
+    file = _file("[run]\nname = 'a'\n[models.policy]\napi_key_env = ''\n")
+    assert load_settings(file, {}, {"run.name": "b"}).settings.run.name == "b"
+
+
+def test_the_variable_of_the_token_is_no_unknown_setting() -> None:
+    assert load_settings(None, {"CSO_API_TOKEN": "t"}, {}).settings == Settings()
+    named = _file("[api]\ntoken_env = 'CSO_MINE'\n")
+    assert load_settings(named, {"CSO_MINE": "t"}, {}).settings.api.token_env == "CSO_MINE"

@@ -26,7 +26,7 @@ def test_every_setting_is_in_the_shipped_file() -> None:
     origins = load_settings(SHIPPED, {}, {}).origins
     # An empty table has no entries of its own that could be traced to a line.
     defaults = {key for key, origin in origins.items() if origin.kind == "default"}
-    assert defaults == {"agent.prompts"}
+    assert defaults == {"agent.prompts", "prices"}
     assert origins.keys() == flatten(Settings()).keys()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.sandbox import Ending, ProcessSandbox
+from runtime.sandbox import Ending, JsonValue, ProcessSandbox
 from tests.sandbox.conftest import TEST_LIMITS, Run
 
 SHORT = dataclasses.replace(TEST_LIMITS, timeout=0.6)
@@ -208,6 +208,24 @@ size, = struct.unpack(">I", channel.recv(4))
 print(channel.recv(size).decode())
 """
     assert "there is no tool" in (await run(code)).output
+
+
+async def test_calls_whose_answers_are_never_read_cost_the_daemon_no_memory(run: Run) -> None:
+    calls = 0
+
+    async def give() -> JsonValue:
+        nonlocal calls
+        calls += 1
+        return "x" * 1_000_000
+
+    code = f"""{WRITE_TO_CHANNEL}
+import json
+call = json.dumps({{"call": 1, "tool": "give", "args": [], "kwargs": {{}}}}).encode()
+while True:
+    channel.sendall(struct.pack(">I", len(call)) + call)
+"""
+    assert (await run(code, tools={"give": give}, limits=SHORT)).ending is Ending.TIMEOUT
+    assert calls < 3
 
 
 @as_root

@@ -6,7 +6,6 @@ more for the final result. Plans and results are read as literals and never eval
 
 from __future__ import annotations
 
-import pprint
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -159,7 +158,14 @@ def _next_state(reply: str, before: str) -> str:
 
 
 def _literal(state: Mapping[str, JsonValue]) -> str:
-    return pprint.pformat(dict(state), width=110, sort_dicts=False)
+    """A progress state as a Python literal, one item a line. The standard library's pretty printer is slow."""
+    lines = ["{"]
+    for key, items in state.items():
+        if isinstance(items, list) and items:
+            lines += [f"    {key!r}: [", *(f"        {item!r}," for item in items), "    ],"]
+        else:
+            lines.append(f"    {key!r}: {items!r},")
+    return "\n".join([*lines, "}"])
 
 
 def _given_result(context: Context) -> Answer | None:

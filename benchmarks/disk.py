@@ -1,0 +1,111 @@
+"""How much disk a trajectory takes, beside the JSON lines that its calls would fill.
+
+Trajectories of 12 steps and an end, with a system message of 6 KB and replies of 1.5 KB, written by the collect stage
+as the daemon runs it. The figure is the growth of the database's file for each trajectory, after a checkpoint.
+
+    python -m benchmarks.disk [--json] [--check]
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+import orjson
+
+from benchmarks.figures import Figure, run_alone
+from benchmarks.server import ANSWER, serving
+from benchmarks.texts import Texts
+from benchmarks.workload import collecting
+from runtime.agents.main.agent import MODULES, MainAgent
+from runtime.sandbox import Ending, Execution, Limits, Tool
+from store.calls import load_request
+from store.database import Database, Reader
+
+STEPS = 12
+SYSTEM_CHARACTERS = 6000
+OUTPUT_CHARACTERS = 400
+FIRST = 32  # what only the first trajectories need is left out
+COUNTED = 224
+_SHOWN = 25  # trajectories whose calls are read back for the size of the JSON lines
+
+
+@dataclass(frozen=True, slots=True)
+class Printing:
+    """A sandbox that runs nothing: each execution prints something else, and the last one gives the answer."""
+
+    texts: Texts = field(default_factory=lambda: Texts("observations"))
+    runs: dict[Path, int] = field(default_factory=dict)
+
+    async def run(self, code: str, *, workspace: Path, tools: Mapping[str, Tool], limits: Limits) -> Execution:  # noqa: ARG002 - the protocol's
+        """Print, and call stop() in the last step."""
+        self.runs[workspace] = self.runs.get(workspace, 0) + 1
+        if self.runs[workspace] == STEPS:
+            await tools["stop"](output=ANSWER, log=self.texts.prose(100))
+        output = self.texts.prose(OUTPUT_CHARACTERS)
+        return Execution(output=output, error=None, ending=Ending.COMPLETED, seconds=0.1)
+
+
+async def _write_trajectories(folder: Path, url: str) -> tuple[int, int]:
+    """Bytes of the database after the first trajectories and after all of them."""
+    texts = Texts("system")
+    agent = MainAgent(prompts={module: texts.prose(SYSTEM_CHARACTERS) for module in MODULES})
+    sandbox = Printing()
+    sizes = []
+    async with collecting(folder, url, rollouts=64, steps=STEPS, sandbox=sandbox, agent=agent) as work:
+        for count in (FIRST, COUNTED):
+            await work.run(count)
+            sizes.append(await _size(work.database))
+    return sizes[0], sizes[1]
+
+
+async def _size(database: Database) -> int:
+    """The bytes of the database's file with everything in it that is committed."""
+    async with database.snapshot() as connection:
+        rows = await connection.execute_fetchall("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
+    return int(next(iter(rows))[0])
+
+
+async def _json_lines_bytes(folder: Path) -> float:
+    """Bytes for each trajectory of its calls as JSON lines of full prompts, with their replies."""
+    size = 0
+    async with Reader(folder) as reader:
+        rows = await reader.fetch("SELECT c.id FROM calls c WHERE c.trajectory <= ?", (_SHOWN,))
+        for row in rows:
+            messages = [{"role": message.role, "content": message.content} for message in await load_request(reader, row[0])]
+            size += len(orjson.dumps({"messages": messages})) + 1
+    return size / _SHOWN
+
+
+async def _tables(folder: Path) -> dict[str, float]:
+    """Bytes for each trajectory by table and index, where SQLite can tell."""
+    async with Reader(folder) as reader:
+        rows = await reader.fetch("SELECT name, sum(pgsize) FROM dbstat GROUP BY name ORDER BY 2 DESC")
+        return {row[0]: row[1] / (FIRST + COUNTED) for row in rows}
+
+
+def measure() -> list[Figure]:
+    """All figures of this benchmark."""
+    with tempfile.TemporaryDirectory(prefix="cso-bench-") as name:
+        folder = Path(name)
+        with serving(latency=0.0, tasks=FIRST + COUNTED, steps=STEPS) as url:
+            first, last = anyio.run(_write_trajectories, folder, url)
+        lines = anyio.run(_json_lines_bytes, folder)
+    kilobytes = (last - first) / COUNTED / 1000
+    return [
+        Figure(
+            name=f"a trajectory of {STEPS} steps on disk",
+            value=kilobytes,
+            unit="kB",
+            against="its calls as JSON lines",
+            limit=lines / 1000,
+            at_most=25.0,
+        )
+    ]
+
+
+if __name__ == "__main__":
+    run_alone(measure, __doc__)

@@ -1,0 +1,154 @@
+"""The HTTP API over a daemon. Bad input is a 400, an unknown name a 404, a conflict a 409, all `{"error": "…"}`.
+
+GET  /healthz                            200 while the daemon works, 503 once it stops
+GET  /v1/status[?run=NAME]               runs in numbers, as `cso status --json`, and what the daemon is doing
+POST /v1/tasks                           {"tasks": [{"record": {…}, "file": "base64"}], "run", "priority"}
+POST /v1/tasks/{run}/{task}/cancel       give a task up
+POST /v1/retry                           {"all": true}, {"run": "…"} or {"run": "…", "task": "…"}
+POST /v1/runs/{run}/pause                leave a run alone
+POST /v1/runs/{run}/resume               take it up again
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import orjson
+import structlog
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+
+from runtime.api.bodies import BadRequestError, read_retry_body, read_tasks_body
+from runtime.api.guard import make_guard
+from runtime.api.live import Live, live_status
+from runtime.control import UnknownNameError
+from runtime.daemon import Daemon
+from runtime.errors import CsoError
+from runtime.runs import RunChangedError
+from runtime.status import status_json
+from store.errors import StorageError
+from store.jsontypes import JsonValue
+from store.tasks import ChangedTaskError
+
+LIVE = web.AppKey("live", Live)
+_log = structlog.get_logger("api")
+
+
+def make_app(live: Live, *, token: str | None, max_body: int) -> web.Application:
+    """The application of a daemon.
+
+    Args:
+        live: the daemon, as it is at work.
+        token: what requests must carry; None lets loopback in.
+        max_body: the largest request body, in bytes.
+    """
+    app = web.Application(middlewares=[_tell_errors, make_guard(token=token)], client_max_size=max_body)
+    app[LIVE] = live
+    app.add_routes(
+        [
+            web.get("/healthz", healthz),
+            web.get("/v1/status", status),
+            web.post("/v1/tasks", submit),
+            web.post("/v1/tasks/{run}/{task}/cancel", cancel),
+            web.post("/v1/retry", retry),
+            web.post("/v1/runs/{run}/pause", pause),
+            web.post("/v1/runs/{run}/resume", resume),
+        ]
+    )
+    return app
+
+
+async def healthz(request: web.Request) -> web.Response:
+    """Tell a supervisor that the daemon is alive; one that waits for the disk is, too."""
+    live = request.app[LIVE]
+    return _json({"status": live.state}, status=503 if live.stopping else 200)
+
+
+async def status(request: web.Request) -> web.Response:
+    """Tell how far each run is and what the daemon is doing."""
+    live = request.app[LIVE]
+    found = await status_json(live.daemon.database, request.query.get("run"))
+    return _json({**found, "daemon": await live_status(live)})
+
+
+async def submit(request: web.Request) -> web.Response:
+    """Take tasks: all of the request, or on an error none."""
+    daemon = _working(request)
+    body = read_tasks_body(await request.read())
+    taken = await daemon.control.take(body.parcels, run=body.run, priority=body.priority)
+    run = body.run or daemon.settings.run.name
+    _log.info("tasks submitted", run=run, new=taken.new, known=taken.known)
+    return _json({"run": run, **asdict(taken)})
+
+
+async def cancel(request: web.Request) -> web.Response:
+    """Give a task up."""
+    run, task = request.match_info["run"], request.match_info["task"]
+    dropped = await _working(request).control.cancel(run=run, task=task)
+    _log.info("task cancelled", run=run, task=task, deliveries=dropped)
+    return _json({"run": run, "task": task, "deliveries": dropped})
+
+
+async def retry(request: web.Request) -> web.Response:
+    """Put what was set aside back into the queue."""
+    body = read_retry_body(await request.read())
+    revived = await _working(request).control.retry(run=body.run, task=body.task)
+    _log.info("set-aside work put back", run=body.run, task=body.task, deliveries=revived)
+    return _json({"run": body.run, "task": body.task, "deliveries": revived})
+
+
+async def pause(request: web.Request) -> web.Response:
+    """Leave a run alone, once replies that are being paid for have arrived."""
+    run = request.match_info["run"]
+    await _working(request).control.pause(run)
+    _log.info("run paused", run=run)
+    return _json({"run": run, "paused": True})
+
+
+async def resume(request: web.Request) -> web.Response:
+    """Take a run up again."""
+    run = request.match_info["run"]
+    serving = await _working(request).control.resume(run)
+    _log.info("run resumed", run=run, serving=serving)
+    return _json({"run": run, "paused": False, "serving": serving})
+
+
+@web.middleware
+async def _tell_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn what is raised into JSON; what nobody expected is logged and told as ours."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        kept = (hdrs.WWW_AUTHENTICATE, hdrs.ALLOW)
+        headers = {name: value for name, value in error.headers.items() if name in kept}
+        return _json({"error": error.reason}, status=error.status, headers=headers)
+    except BadRequestError as error:
+        return _json({"error": str(error)}, status=400)
+    except UnknownNameError as error:
+        return _json({"error": str(error)}, status=404)
+    except (ChangedTaskError, RunChangedError) as error:
+        return _json({"error": str(error)}, status=409)
+    except StorageError as error:
+        return _json({"error": str(error)}, status=503)
+    except CsoError as error:
+        return _json({"error": str(error)}, status=400)
+    except Exception:  # noqa: BLE001 - the border of the API: a defect must not show its insides
+        _log.exception("request failed", method=request.method, path=request.path)
+        return _json({"error": "the request failed for a reason of ours; the log says which"}, status=500)
+
+
+def _working(request: web.Request) -> Daemon:
+    live = request.app[LIVE]
+    if live.stopping:
+        raise web.HTTPServiceUnavailable(reason="the daemon is stopping and takes nothing new")
+    return live.daemon
+
+
+def _json(
+    value: Mapping[str, JsonValue], *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    body = orjson.dumps(dict(value), option=orjson.OPT_APPEND_NEWLINE)
+    return web.Response(body=body, status=status, content_type="application/json", headers=headers)

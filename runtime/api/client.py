@@ -1,0 +1,103 @@
+"""The API's client: hands requests to the daemon of a data directory, as `cso submit` and its like do."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import cast
+from urllib.parse import quote
+
+import aiohttp
+import orjson
+
+from runtime.api.bodies import write_tasks_body
+from runtime.control import Submitted, read_parcels
+from runtime.errors import ConfigError, CsoError
+from store.formats.task_files import TaskRecord
+from store.jsontypes import JsonValue
+
+# Pausing and cancelling wait for replies that are being paid for; to give up earlier would not hurry them.
+_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=1000.0)
+
+
+class RefusedError(CsoError):
+    """Raised when the daemon refused a request; the message is the daemon's."""
+
+
+class DaemonGoneError(CsoError):
+    """Raised when no daemon answers where one said that it listens."""
+
+
+class RemoteControl:
+    """Fulfils requests by handing them to a daemon; see `runtime.control.Control`."""
+
+    def __init__(self, session: aiohttp.ClientSession, *, token_env: str) -> None:
+        self._session = session
+        self._token_env = token_env
+
+    async def submit(self, records: Sequence[TaskRecord], *, run: str | None = None, priority: int = 0) -> Submitted:
+        """Take tasks into the queue."""
+        new = 0
+        async for parcels in read_parcels(records):
+            answer = await self._post("/v1/tasks", write_tasks_body(parcels, run=run, priority=priority))
+            new += cast("int", answer["new"])
+        return Submitted(new=new, known=len(records) - new)
+
+    async def cancel(self, *, run: str, task: str) -> int:
+        """Give a task up."""
+        answer = await self._post(f"/v1/tasks/{_segment(run)}/{_segment(task)}/cancel")
+        return cast("int", answer["deliveries"])
+
+    async def retry(self, *, run: str | None = None, task: str | None = None) -> int:
+        """Put what was set aside back into the queue."""
+        body: dict[str, JsonValue] = {"all": True} if run is None else {"run": run}
+        if task is not None:
+            body["task"] = task
+        return cast("int", (await self._post("/v1/retry", orjson.dumps(body)))["deliveries"])
+
+    async def pause(self, run: str) -> None:
+        """Leave a run alone."""
+        await self._post(f"/v1/runs/{_segment(run)}/pause")
+
+    async def resume(self, run: str) -> bool:
+        """Take a run up again."""
+        return bool((await self._post(f"/v1/runs/{_segment(run)}/resume"))["serving"])
+
+    async def _post(self, path: str, body: bytes | None = None) -> dict[str, JsonValue]:
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        try:
+            async with self._session.post(path, data=body, headers=headers) as response:
+                content = await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise DaemonGoneError(f"the daemon did not answer: {error}") from error
+        answer = _decoded(content)
+        if response.status == 401:
+            raise ConfigError(f"the daemon wants a token: put the one that it was given into {self._token_env}")
+        if response.status != 200:
+            raise RefusedError(str(answer.get("error", f"the daemon answered with status {response.status}")))
+        return answer
+
+
+@contextlib.asynccontextmanager
+async def connect(url: str, *, token: str | None, token_env: str) -> AsyncIterator[RemoteControl]:
+    """A client of the API at a base URL.
+
+    Args:
+        token: what the daemon wants, if anything.
+        token_env: the variable from which it came, for messages.
+    """
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    async with aiohttp.ClientSession(url, headers=headers, timeout=_TIMEOUT, trust_env=False) as session:
+        yield RemoteControl(session, token_env=token_env)
+
+
+def _segment(name: str) -> str:
+    return quote(name, safe="")
+
+
+def _decoded(content: bytes) -> dict[str, JsonValue]:
+    with contextlib.suppress(orjson.JSONDecodeError):
+        answer = orjson.loads(content)
+        if isinstance(answer, dict):
+            return answer
+    return {}

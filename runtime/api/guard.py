@@ -1,0 +1,66 @@
+"""Who may talk to the API: the holder of the token where one is set, and no web page of a foreign site.
+
+A page that a user of this machine opens can send requests to loopback, under a name of its own that was made to point
+there (DNS rebinding) or as a simple cross-site request. So on loopback the Host header must name loopback, a foreign
+Origin is refused, and bodies must come as application/json, which a browser does not send unasked.
+"""
+
+from __future__ import annotations
+
+import hmac
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler, Middleware
+
+OPEN_PATHS = ("/healthz",)  # a supervisor may look without a token
+_BEARER = "Bearer "
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address, or the name localhost, can be reached from this machine alone."""
+    if host.rstrip(".").lower() == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def make_guard(*, token: str | None) -> Middleware:
+    """The middleware that lets requests through or refuses them; without a token it is for loopback."""
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if token is None and not is_loopback(_host(request)):
+            raise web.HTTPForbidden(reason="the Host header names another machine")
+        if not _is_own_origin(request):
+            raise web.HTTPForbidden(reason="requests of other sites are refused")
+        if token is not None and request.path not in OPEN_PATHS and not _holds(request, token):
+            raise web.HTTPUnauthorized(
+                reason="the token is missing or wrong", headers={hdrs.WWW_AUTHENTICATE: "Bearer"}
+            )
+        if request.method == hdrs.METH_POST and request.can_read_body and request.content_type != "application/json":
+            raise web.HTTPUnsupportedMediaType(reason="send the body as application/json")
+        return await handler(request)
+
+    return guard
+
+
+def _host(request: web.Request) -> str:
+    try:
+        return urlsplit(f"//{request.host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_own_origin(request: web.Request) -> bool:
+    origin = request.headers.get(hdrs.ORIGIN)
+    return origin is None or urlsplit(origin).netloc == request.host
+
+
+def _holds(request: web.Request, token: str) -> bool:
+    # Bytes, because text that is not ASCII cannot be compared in constant time.
+    given = request.headers.get(hdrs.AUTHORIZATION, "").encode("utf-8", "surrogateescape")
+    return hmac.compare_digest(given, f"{_BEARER}{token}".encode())

@@ -1,0 +1,93 @@
+"""What only the daemon itself knows: what it is doing at this moment. The rest of the status is in the database."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+
+import anyio
+import orjson
+
+from runtime.daemon import Daemon
+from runtime.lag import LagMeter
+from store.database import Reader
+from store.events import Event, Resumed
+from store.jsontypes import JsonValue
+from store.runs import list_runs
+
+_NAMED = 10
+
+
+@dataclass(slots=True, kw_only=True)
+class Live:
+    """A daemon at work, and what has been seen of it since it started."""
+
+    daemon: Daemon
+    lag: LagMeter = field(default_factory=LagMeter)
+    url: str = ""
+    stopping: bool = False
+    resumed: list[Resumed] = field(default_factory=list)
+    started: float = field(default_factory=time.time)
+
+    @property
+    def state(self) -> str:
+        """In one word: working, waiting for the disk, or stopping."""
+        if self.stopping:
+            return "stopping"
+        return "waiting" if self.daemon.database.trouble else "working"
+
+    def note(self, event: Event) -> None:
+        """Watch the bus."""
+        if isinstance(event, Resumed):
+            self.resumed.append(event)
+
+
+async def live_status(live: Live) -> dict[str, JsonValue]:
+    """The daemon's own part of `GET /v1/status`; ages in seconds, times in seconds since 1970, UTC."""
+    daemon = live.daemon
+    runs = await list_runs(daemon.database)
+    names = {run.id: run.name for run in runs}
+    lag = live.lag.read()
+    return {
+        "pid": os.getpid(),
+        "started": live.started,
+        "state": live.state,
+        "trouble": str(daemon.database.trouble) if daemon.database.trouble else None,
+        "data": str(daemon.settings.run.data.absolute()),
+        "serving": [names[run] for run in sorted(daemon.bus.runs)],
+        "paused": [run.name for run in runs if run.paused],
+        "rollouts": {"in_use": daemon.slots.in_use, "limit": daemon.slots.total},
+        "at_work": await _at_work(daemon),
+        "endpoints": {role: asdict(endpoint.snapshot()) for role, endpoint in daemon.endpoints.items()},
+        "resumed": [{"run": names.get(one.run), **one.facts()} for one in live.resumed],
+        "loop_lag": None if lag is None else asdict(lag),
+    }
+
+
+async def _at_work(daemon: Daemon) -> dict[str, JsonValue]:
+    """Deliveries in work: how many by handler, and the oldest of them with their tasks."""
+    work = sorted(daemon.bus.at_work, key=lambda one: one.since)
+    now = anyio.current_time()
+    oldest = work[:_NAMED]
+    names = await _task_names(daemon.database, [one.event.task for one in oldest if one.event.task is not None])
+    return {
+        "handlers": dict(Counter(one.handler for one in work)),
+        "oldest": [
+            {
+                "handler": one.handler,
+                "event": one.event.seq,
+                "task": names.get(one.event.task or 0),
+                "seconds": round(now - one.since, 1),
+            }
+            for one in oldest
+        ],
+    }
+
+
+async def _task_names(reader: Reader, tasks: list[int]) -> dict[int, str]:
+    rows = await reader.fetch(
+        "SELECT id, name FROM tasks WHERE id IN (SELECT value FROM json_each(?))", (orjson.dumps(tasks).decode(),)
+    )
+    return {row["id"]: row["name"] for row in rows}

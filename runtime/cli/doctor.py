@@ -1,0 +1,94 @@
+"""`cso doctor`: is this machine fit for the work, and is the data directory sound?"""
+
+import os
+import resource
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from runtime.cli.exits import EXIT_FAILED
+from runtime.cli.output import write_data, write_json
+from runtime.config.loading import load_settings
+from runtime.errors import ConfigError
+from runtime.logs import configure_logs
+from runtime.sandbox.footing import find_footing
+from store.health import DATABASE_CHECKS, DIRECTORY_CHECKS, Check, Finding, Patient, examine
+
+_FEW_DESCRIPTORS = 1024
+_MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
+
+
+def doctor(
+    file: Annotated[
+        Path | None, typer.Option("--config", help="Configuration file; ./config.toml where there is one.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the database and its files.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out what reads the whole database.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Check the machine, the data directory and the database, also beside a daemon."""
+    configure_logs("error")  # what the parts would warn of is among the findings
+    folder = data or load_settings(file, os.environ, {}).settings.run.data
+    patient = Patient(folder, quick=quick)
+    findings: list[Finding] = []
+    for finding in examine(patient, checks_for(patient)):
+        findings.append(finding)
+        if not json:
+            # At once, because some checks take long.
+            write_data(_line(finding))
+            sys.stdout.flush()
+    failed = any(finding.level == "fail" for finding in findings)
+    if json:
+        write_json({"data": str(folder), "ok": not failed, "findings": [asdict(finding) for finding in findings]})
+    raise typer.Exit(EXIT_FAILED if failed else 0)
+
+
+def checks_for(patient: Patient) -> tuple[Check, ...]:
+    """The checks that make sense for a data directory, those of the machine first."""
+    database = DATABASE_CHECKS if patient.file.exists() else (check_database,)
+    return (*MACHINE_CHECKS, *DIRECTORY_CHECKS, *database)
+
+
+def check_database(patient: Patient) -> Iterator[Finding]:
+    """Is there a run at all?"""
+    yield Finding(check="database", level="ok", text=f"{patient.directory} holds no run yet")
+
+
+def check_sandbox(patient: Patient) -> Iterator[Finding]:
+    """Can action code run here, apart from us?"""
+    del patient
+    try:
+        footing = find_footing()
+    except ConfigError as error:
+        yield Finding(check="sandbox", level="fail", text=str(error), next_step="see `cso run` for the same message")
+        return
+    whom = "users of its own" if footing.uids is not None else "this user"
+    text = f"code runs with {footing.python}, as {whom}"
+    if shutil.which("bwrap") is None:
+        yield Finding(check="sandbox", level="ok", text=text)
+        return
+    yield Finding(check="sandbox", level="ok", text=f"{text}; bubblewrap is installed")
+
+
+def check_descriptors(patient: Patient) -> Iterator[Finding]:
+    """May a process open enough files?"""
+    del patient
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = hard if hard != resource.RLIM_INFINITY else soft
+    few = 0 <= most < _FEW_DESCRIPTORS
+    step = f"raise the hard limit to {_FEW_DESCRIPTORS} or more (ulimit -Hn, LimitNOFILE=)" if few else ""
+    text = f"up to {most} open files" if most >= 0 else "any number of open files"
+    yield Finding(check="descriptors", level="warn" if few else "ok", text=text, next_step=step)
+
+
+MACHINE_CHECKS: tuple[Check, ...] = (check_sandbox, check_descriptors)
+
+
+def _line(finding: Finding) -> str:
+    line = f"{_MARKS[finding.level]}  {finding.check:<12}{finding.text}"
+    return f"{line}\n{'':18}→ {finding.next_step}" if finding.next_step else line

@@ -1,0 +1,105 @@
+"""Events as lines for people: local time, kind, place and what happened, cut to the terminal's width.
+
+The place is a trajectory's label where the event has one, which begins with the task's name, or the task.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+
+from rich.cells import cell_len, set_cell_size
+
+from runtime.cli.sentences import Tone, printable, sentence
+from store.events import KINDS
+from store.log import Entry
+
+_KIND_WIDTH = max(map(len, KINDS))
+_BEFORE = len("00:00:00  ") + _KIND_WIDTH + 2
+_LEAST_PLACE = 10
+_MOST_PLACE = 40
+_DIM = "2"
+
+
+@dataclass(slots=True)
+class EventLines:
+    """Turns events into lines, one after the other.
+
+    Args:
+        width: columns of the terminal, which also is told the day only when it changes; None: not a terminal.
+        colour: whether ANSI colours may be used.
+        show_runs: whether a place begins with its run once events of a second run have come.
+        today: the day that need not be told.
+    """
+
+    width: int | None
+    colour: bool
+    show_runs: bool = True
+    today: date = field(default_factory=date.today)
+    _runs: set[str] = field(default_factory=set)
+    _place_width: int = _LEAST_PLACE
+
+    def lines(self, entries: Sequence[Entry]) -> Iterator[str]:
+        """The lines of some events, each with its line break."""
+        self._runs.update(entry.run for entry in entries)
+        places = [self._place(entry) for entry in entries]
+        self._place_width = min(self._most_place, max(self._place_width, *map(cell_len, places)))
+        for entry, place in zip(entries, places, strict=True):
+            when = datetime.fromtimestamp(entry.time / 1e6)
+            if self.width is not None and when.date() != self.today:
+                self.today = when.date()
+                yield self._painted([(f"── {when:%A, %Y-%m-%d} ──", _DIM)])
+            yield self._painted(list(self._columns(entry, when, place)))
+
+    def _columns(self, entry: Entry, when: datetime, place: str) -> Iterator[tuple[str, str]]:
+        text, tone = sentence(entry)
+        yield f"{when:%Y-%m-%d %H:%M:%S}  " if self.width is None else f"{when:%H:%M:%S}  ", _DIM
+        yield f"{printable(entry.kind):<{_KIND_WIDTH}}  ", tone.value
+        yield place + " " * max(2, self._place_width + 2 - cell_len(place)), _DIM if tone is Tone.QUIET else ""
+        yield text, tone.value if tone in (Tone.QUIET, Tone.ALARM) else ""
+
+    def _place(self, entry: Entry) -> str:
+        place = printable(str(entry.fields.get("trajectory") or entry.task or "–"))
+        if self.show_runs and len(self._runs) > 1:
+            place = f"{printable(entry.run)}: {place}"
+        if self.width is not None:
+            # A label's end tells a trajectory from the next one.
+            place = _cut_in_the_middle(place, self._most_place)
+        return place
+
+    @property
+    def _most_place(self) -> int:
+        """Columns that a place may take: half of what time and kind leave."""
+        return _MOST_PLACE if self.width is None else max(_LEAST_PLACE, min(_MOST_PLACE, (self.width - _BEFORE) // 2))
+
+    def _painted(self, columns: Sequence[tuple[str, str]]) -> str:
+        left = self.width
+        parts = []
+        for column, code in columns:
+            text = column
+            if left is not None:
+                text = text if cell_len(text) <= left else set_cell_size(text, max(left - 1, 0)) + "…" * (left > 0)
+                left -= cell_len(text)
+            parts.append(f"\x1b[{code}m{text}\x1b[0m" if self.colour and code and text else text)
+        return "".join(parts).rstrip() + "\n"
+
+
+def wants_colour(*, terminal: bool) -> bool:
+    """Whether to use colours on standard output: on a terminal that has them, unless NO_COLOR is set."""
+    return terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal that standard output is; None if it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _cut_in_the_middle(text: str, width: int) -> str:
+    if cell_len(text) <= width:
+        return text
+    tail = text[-(width // 2) :]
+    return f"{set_cell_size(text, max(width - 1 - cell_len(tail), 0))}…{tail}"

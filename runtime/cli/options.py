@@ -1,0 +1,29 @@
+"""Options that several commands share, and the settings that they lead to."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from runtime.config.loading import load_settings
+from runtime.config.settings import Settings
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="Configuration file; ./config.toml where there is one.")
+]
+DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of the database and its files.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+OneRunOption = Annotated[str | None, typer.Option("--run", help="Which run, if there are several.")]
+
+
+def settings_for(file: Path | None, data: Path | None, *, run: str | None = None) -> Settings:
+    """The settings with what the command line says about the data directory and the run.
+
+    Raises:
+        ConfigError: some setting is wrong; all that are wrong are told.
+    """
+    overrides = {"run.data": str(data) if data else None, "run.name": run}
+    return load_settings(file, os.environ, overrides).settings

@@ -1,0 +1,95 @@
+"""Reaching whoever may change a data directory: its daemon, if there is one, or else the database itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import anyio
+
+from runtime.api.client import connect
+from runtime.api.listening import api_token
+from runtime.cli.output import say
+from runtime.cli.runs import one_run
+from runtime.config.settings import Settings
+from runtime.control import Control, LocalControl
+from runtime.handler import handler_classes, subscriptions
+from runtime.notice import read_notice
+from store.database import FILE_NAME, Database, Reader
+from store.errors import DataLockedError, NoDatabaseError
+
+# A daemon that starts has the lock some time before it listens, and a command has it for a moment.
+_WAIT_S = 10.0
+_LOOK_S = 0.1
+_PATIENCE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """Someone who takes orders, and whether it is a daemon at work."""
+
+    control: Control
+    is_daemon: bool
+
+
+@contextlib.asynccontextmanager
+async def reach(settings: Settings, *, may_begin: bool = False) -> AsyncIterator[Reached]:
+    """Find the daemon of the data directory, or open the database in its stead.
+
+    Args:
+        may_begin: make the data directory if there is none.
+
+    Raises:
+        DataLockedError: a process has the directory and cannot be talked to.
+        NoDatabaseError: there is nothing to give orders about.
+    """
+    if not may_begin and not (settings.run.data / FILE_NAME).is_file():
+        raise NoDatabaseError(settings.run.data)
+    async with contextlib.AsyncExitStack() as stack:
+        yield await _reach(stack, settings)
+
+
+async def _reach(stack: contextlib.AsyncExitStack, settings: Settings) -> Reached:
+    folder, until = settings.run.data, anyio.current_time() + _WAIT_S
+    while True:
+        try:
+            database = Database(folder, subscriptions=subscriptions(handler_classes().values()))
+            await stack.enter_async_context(database)
+        except DataLockedError as error:
+            notice = read_notice(folder)
+            # The lock is the proof that the notice is not a dead daemon's.
+            if notice is not None and notice.pid == error.pid:
+                token, name = api_token(settings.api, os.environ), settings.api.token_env
+                remote = await stack.enter_async_context(connect(notice.url, token=token, token_env=name))
+                return Reached(remote, is_daemon=True)
+            if anyio.current_time() >= until:
+                raise
+        else:
+            return Reached(LocalControl(database, settings), is_daemon=False)
+        await anyio.sleep(_LOOK_S)
+
+
+@contextlib.asynccontextmanager
+async def patience() -> AsyncIterator[None]:
+    """Say why it takes long, if it does: work is let go of only when what it pays for has arrived."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_explain)
+        yield
+        tasks.cancel_scope.cancel()
+
+
+async def _explain() -> None:
+    await anyio.sleep(_PATIENCE_S)
+    say("waiting for replies that are being paid for")
+
+
+async def run_name(settings: Settings, name: str | None) -> str:
+    """The run that a command is about: the one named, or the only one there is.
+
+    Raises:
+        ConfigError: there is no such run, or there are several to choose from.
+    """
+    async with Reader(settings.run.data) as reader:
+        return (await one_run(reader, name)).name

@@ -1,0 +1,30 @@
+"""`cso resume`: take a paused run up again."""
+
+import anyio
+
+from runtime.cli.options import ConfigOption, DataOption, JsonOption, OneRunOption, settings_for
+from runtime.cli.output import say, write_data, write_json
+from runtime.cli.reach import reach, run_name
+from runtime.config.settings import Settings
+
+
+def resume(
+    name: OneRunOption = None,
+    file: ConfigOption = None,
+    data: DataOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Take a paused run up again, from where it stood."""
+    run, is_served = anyio.run(_resume, settings_for(file, data), name)
+    if json:
+        write_json({"run": run, "paused": False, "serving": is_served})
+    else:
+        write_data(f"run {run} is not paused")
+    if not is_served:
+        say("no daemon with the run's settings is at work: `cso serve` goes on with it")
+
+
+async def _resume(settings: Settings, name: str | None) -> tuple[str, bool]:
+    run = await run_name(settings, name)
+    async with reach(settings) as reached:
+        return run, await reached.control.resume(run)

@@ -1,0 +1,40 @@
+"""`cso retry`: put work that was set aside after repeated failures back into the queue."""
+
+from typing import Annotated
+
+import anyio
+import typer
+
+from runtime.cli.options import ConfigOption, DataOption, JsonOption, OneRunOption, settings_for
+from runtime.cli.output import say, write_data, write_json
+from runtime.cli.reach import reach, run_name
+from runtime.config.settings import Settings
+from runtime.errors import ConfigError
+
+
+def retry(
+    task: Annotated[str | None, typer.Option("--task", help="Only work of the task with this id.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All work that was set aside.")] = False,
+    name: OneRunOption = None,
+    file: ConfigOption = None,
+    data: DataOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Put work that was set aside back into the queue, its failures forgotten."""
+    if (task is not None) is everything:
+        raise ConfigError("say what to try again: --task ID, or --all")
+    revived, is_daemon = anyio.run(_retry, settings_for(file, data), name, task)
+    if json:
+        write_json({"run": name, "task": task, "deliveries": revived, "daemon": is_daemon})
+    elif revived:
+        write_data(f"{revived} pieces of work are back in the queue")
+    else:
+        write_data("nothing was set aside")
+    if revived and not is_daemon:
+        say("no daemon is at work: it is tried again by `cso serve`, or by the `cso run` that began it")
+
+
+async def _retry(settings: Settings, name: str | None, task: str | None) -> tuple[int, bool]:
+    run = name if task is None and name is None else await run_name(settings, name)
+    async with reach(settings) as reached:
+        return await reached.control.retry(run=run, task=task), reached.is_daemon

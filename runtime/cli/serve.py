@@ -1,0 +1,39 @@
+"""`cso serve`: the daemon in the foreground, for a terminal or a service manager."""
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import anyio
+import typer
+
+from runtime.cli.options import ConfigOption, DataOption
+from runtime.config.loading import load_settings
+from runtime.config.settings import Settings
+from runtime.serve import serve as work
+
+
+def serve(
+    file: ConfigOption = None,
+    data: DataOption = None,
+    host: Annotated[str | None, typer.Option(help="Address that the API listens on.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Its port; 0 for any free one.")] = None,
+    spool: Annotated[Path | None, typer.Option(help="Folder whose task files are taken up.")] = None,
+) -> None:
+    """Work on tasks as they come, for weeks if need be, until told to stop.
+
+    Tasks come from `cso submit`, over HTTP and from the spool folder. SIGTERM or Ctrl-C stops: replies that are being
+    paid for are waited for, a second one stops at once. SIGHUP reads the configuration anew.
+    """
+    overrides = {"run.data": _text(data), "api.host": host, "api.port": port, "queue.spool": _text(spool)}
+    load = partial(_load, file, overrides)
+    anyio.run(work, load(), os.environ, load)
+
+
+def _load(file: Path | None, overrides: dict[str, str | int | None]) -> Settings:
+    return load_settings(file, os.environ, overrides).settings
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)

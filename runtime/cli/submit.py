@@ -1,0 +1,49 @@
+"""`cso submit`: tasks into the queue of a data directory, whether or not a daemon works on it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import anyio
+import typer
+
+from runtime.cli.options import ConfigOption, DataOption, JsonOption, settings_for
+from runtime.cli.output import say, write_data, write_json
+from runtime.cli.reach import reach
+from runtime.cli.run import read_all
+from runtime.config.settings import Settings
+from runtime.control import Submitted
+from store.formats.task_files import TaskRecord
+
+
+def submit(
+    tasks: Annotated[list[Path], typer.Argument(help="Task files: JSON lines with question and answer.")],
+    name: Annotated[str | None, typer.Option("--run", help="Run that takes them; begun if there is none.")] = None,
+    priority: Annotated[
+        int, typer.Option(min=-1_000_000, max=1_000_000, help="Tasks with a higher one go first.")
+    ] = 0,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse a task file that has a bad line.")] = False,
+    file: ConfigOption = None,
+    data: DataOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Put tasks into the queue; those that the run has already are left alone.
+
+    With a daemon at work they are begun at once; without one they wait for `cso serve`.
+    """
+    settings = settings_for(file, data, run=name)
+    records, problems = read_all(tasks, strict=strict)
+    taken, is_daemon = anyio.run(_submit, settings, records, priority)
+    if json:
+        write_json({"run": settings.run.name, "new": taken.new, "known": taken.known, "daemon": is_daemon})
+    else:
+        write_data(f"{taken.new} new, {taken.known} known")
+    if problems:
+        say(f"{len(problems)} bad lines were left out: {', '.join(sorted({str(one.file) for one in problems}))}")
+    if not is_daemon:
+        say(f"no daemon works on {settings.run.data}: the tasks wait for `cso serve`")
+
+
+async def _submit(settings: Settings, records: list[TaskRecord], priority: int) -> tuple[Submitted, bool]:
+    async with reach(settings, may_begin=True) as reached:
+        taken = await reached.control.submit(records, run=settings.run.name, priority=priority)
+        return taken, reached.is_daemon

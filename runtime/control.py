@@ -1,0 +1,221 @@
+"""What people tell a data directory to do: take tasks, drop one, try again, pause and go on.
+
+`Control` is that list of requests. `LocalControl` fulfils them on an open database, in the daemon or, when there is
+none, in the command itself; `runtime.api.client` hands them to a daemon over HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import anyio
+
+from runtime.bus import Bus
+from runtime.config.settings import Settings
+from runtime.errors import ConfigError
+from runtime.runs import open_run
+from store.database import Database
+from store.deliveries import cancel_deliveries, revive_deliveries
+from store.errors import CsoError
+from store.formats.task_files import TaskRecord
+from store.runs import Run, find_run, set_paused
+from store.tasks import TaskFile, find_task, submit_task
+from store.transaction import Transaction
+
+BATCH = 64  # tasks handed over in one transaction or request, so that a long file does not hold up everyone else
+_BATCH_FILE_BYTES = 16 << 20
+
+
+class UnknownNameError(CsoError):
+    """Raised when there is no run, or no task in it, of the name that was given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """What became of tasks that were handed in: taken, or known already."""
+
+    new: int
+    known: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A task to be taken, with the content of its files."""
+
+    record: TaskRecord
+    files: tuple[TaskFile, ...] = ()
+
+
+class Control(Protocol):
+    """Requests that change what is to be done. A run or task is named as its user named it."""
+
+    async def submit(self, records: Sequence[TaskRecord], *, run: str | None = None, priority: int = 0) -> Submitted:
+        """Take tasks into the queue of a run, begun now if there is none; those that it has are left alone.
+
+        Args:
+            run: by default the one that the settings name.
+            priority: higher goes first.
+
+        Raises:
+            ChangedTaskError: a task of that name is there with other content.
+            ConfigError: a task's file cannot be read.
+            RunChangedError: the run was begun with other settings.
+        """
+        ...
+
+    async def cancel(self, *, run: str, task: str) -> int:
+        """Give a task up: nothing more is done for it, what is stored stays. How many deliveries were open.
+
+        Raises:
+            UnknownNameError: there is no such task.
+        """
+        ...
+
+    async def retry(self, *, run: str | None = None, task: str | None = None) -> int:
+        """Put what was set aside back into the queue: of a task, of a run or of all. How many deliveries.
+
+        Raises:
+            UnknownNameError: there is no such run or task.
+        """
+        ...
+
+    async def pause(self, run: str) -> None:
+        """Leave a run alone until it is resumed, once replies that are being paid for have arrived.
+
+        Raises:
+            UnknownNameError: there is no such run.
+        """
+        ...
+
+    async def resume(self, run: str) -> bool:
+        """Take a run up again; whether a daemon works on it now.
+
+        Raises:
+            UnknownNameError: there is no such run.
+        """
+        ...
+
+
+class LocalControl:
+    """Fulfils requests on a database that is open for writing.
+
+    Args:
+        bus: of the daemon that works on it, which then acts at once; None if nobody works.
+        serves: whether that daemon works on a run.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        *,
+        bus: Bus | None = None,
+        serves: Callable[[Run], bool] = lambda _run: False,
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._bus = bus
+        self._serves = serves
+
+    async def submit(self, records: Sequence[TaskRecord], *, run: str | None = None, priority: int = 0) -> Submitted:
+        """Take tasks into the queue; see Control."""
+        new = 0
+        async for parcels in read_parcels(records):
+            new += (await self.take(parcels, run=run, priority=priority)).new
+        return Submitted(new=new, known=len(records) - new)
+
+    async def take(self, parcels: Sequence[Parcel], *, run: str | None = None, priority: int = 0) -> Submitted:
+        """Take a batch of tasks in one transaction: all of them, or on an error none."""
+        chosen = await open_run(self._database, self._settings, run or self._settings.run.name)
+
+        def write(transaction: Transaction) -> int:
+            return sum(
+                submit_task(transaction, run=chosen.id, record=one.record, files=one.files, priority=priority)
+                for one in parcels
+            )
+
+        new = await self._database.write(write)
+        self._admit(chosen)
+        return Submitted(new=new, known=len(parcels) - new)
+
+    async def cancel(self, *, run: str, task: str) -> int:
+        """Give a task up; see Control."""
+        number, identifier = (await self._run(run)).id, await self._task(run, task)
+        if self._bus is not None:
+            await self._bus.withdraw(task=identifier)
+        return await self._database.write(partial(cancel_deliveries, run=number, task=identifier))
+
+    async def retry(self, *, run: str | None = None, task: str | None = None) -> int:
+        """Put what was set aside back into the queue; see Control."""
+        number = None if run is None else (await self._run(run)).id
+        identifier = None if task is None else await self._task(run or self._settings.run.name, task)
+        revived = await self._database.write(partial(revive_deliveries, run=number, task=identifier))
+        if self._bus is not None:
+            self._bus.look()
+        return revived
+
+    async def pause(self, run: str) -> None:
+        """Leave a run alone; see Control."""
+        number = (await self._run(run)).id
+        await self._database.write(partial(set_paused, run=number, paused=True))
+        if self._bus is not None:
+            await self._bus.withdraw(run=number)
+
+    async def resume(self, run: str) -> bool:
+        """Take a run up again; see Control."""
+        await self._database.write(partial(set_paused, run=(await self._run(run)).id, paused=False))
+        return self._admit(await self._run(run))
+
+    def _admit(self, run: Run) -> bool:
+        """Have the bus work on a run if it is to; whether it does."""
+        if self._bus is None or not self._serves(run):
+            return False
+        if run.id not in self._bus.runs:
+            self._bus.admit([run.id])
+        return True
+
+    async def _run(self, name: str) -> Run:
+        found = await find_run(self._database, name)
+        if found is None:
+            raise UnknownNameError(f"there is no run {name!r}")
+        return found
+
+    async def _task(self, run: str, name: str) -> int:
+        identifier = await find_task(self._database, (await self._run(run)).id, name)
+        if identifier is None:
+            raise UnknownNameError(f"run {run!r} has no task {name!r}")
+        return identifier
+
+
+async def read_parcels(records: Sequence[TaskRecord]) -> AsyncIterator[list[Parcel]]:
+    """The tasks with the contents of their files, in batches that are small enough to be held in memory.
+
+    Raises:
+        ConfigError: a task's file cannot be read.
+    """
+    batch: list[Parcel] = []
+    size = 0
+    for record in records:
+        parcel = Parcel(record, await _read_file(record))
+        batch.append(parcel)
+        size += sum(len(file.content) for file in parcel.files)
+        if len(batch) == BATCH or size >= _BATCH_FILE_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+async def _read_file(record: TaskRecord) -> tuple[TaskFile, ...]:
+    if record.file is None:
+        return ()
+    path = Path(record.file)
+    try:
+        content = await anyio.Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"task {record.name!r}: its file {path} cannot be read: {error.strerror}") from error
+    return (TaskFile(name=path.name, content=content),)

@@ -1,0 +1,62 @@
+"""The machine under a daemon: its limits, its clock, and what people are told when it gets into trouble."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+
+import anyio
+import structlog
+
+from store.errors import StorageTroubleError
+
+# Rollouts, model calls and watchers each take a few; more helps nobody and slows every fork on some systems.
+_DESCRIPTORS = 65_536
+_CLOCK_EVERY_S = 10.0
+_CLOCK_TOLERANCE_S = 1.0
+_log = structlog.get_logger("machine")
+
+
+def tell_of_trouble(trouble: StorageTroubleError | None) -> None:
+    """Say once that work waits, for what, and what to do; and once that it goes on."""
+    if trouble is None:
+        _log.warning("the trouble is over: work goes on", trouble=None)
+        return
+    _log.error(
+        f"work waits: {trouble.what}. Next: {trouble.next_step}; work then goes on by itself, nothing is lost",
+        trouble=trouble.trouble,
+    )
+
+
+def raise_descriptor_limit() -> int:
+    """Let this process open as many files as it is allowed to, within reason; how many that is now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return soft
+
+
+async def watch_clock(
+    set_back: Callable[[], object], *, clock: Callable[[], float] = time.time, every: float = _CLOCK_EVERY_S
+) -> None:
+    """Say when the clock is set back, and call a function then, until cancelled.
+
+    Only times that people read are wrong then: nothing that is measured or put off depends on this clock alone.
+
+    Args:
+        clock: seconds since 1970.
+        every: seconds between two looks.
+    """
+    ahead = clock() - time.monotonic()
+    while True:
+        await anyio.sleep(every)
+        now = clock() - time.monotonic()
+        if now < ahead - _CLOCK_TOLERANCE_S:
+            _log.warning(
+                f"the clock was set back by {ahead - now:.0f} seconds: times in the log repeat, its order stands"
+            )
+            set_back()
+        ahead = now

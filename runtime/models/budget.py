@@ -1,0 +1,173 @@
+"""The budget: how much a run and each of its tasks may still buy.
+
+Counters are derived from the journal when work starts and kept up from the events of its commits, so they are right
+after a crash too. Calls that are on their way count as calls and with the mean of tokens and cost so far: where they
+may take what is left, a new one waits for them. Once a cap is reached nothing new is begun: a step under way may make
+the few calls that it still needs to end, and everything else is refused with `BudgetSpentError`. So a cap on calls
+is overshot by those steps alone, and one on tokens or cost by them and by how far calls differ from their mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+
+import anyio
+
+from runtime.errors import BudgetSpentError
+from store.database import Reader
+from store.events import CallCompleted, Event, TaskCancelled, TaskFinished
+from store.spending import MICROS, Bought, count_bought
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caps:
+    """The most that may be bought; 0 is no cap. `micros` is money in millionths."""
+
+    calls: int = 0
+    tokens: int = 0
+    micros: int = 0
+
+    def __bool__(self) -> bool:
+        """Whether there is any cap."""
+        return bool(self.calls or self.tokens or self.micros)
+
+    def reached(self, bought: Bought) -> tuple[str, float, float] | None:
+        """The name of a cap that is reached, the cap, and what was bought; None if there is room for more."""
+        if 0 < self.calls <= bought.calls:
+            return "calls", self.calls, bought.calls
+        if 0 < self.tokens <= bought.tokens:
+            return "tokens", self.tokens, bought.tokens
+        if 0 < self.micros <= bought.micros:
+            return "cost", self.micros / MICROS, bought.micros / MICROS
+        return None
+
+
+@dataclass(slots=True)
+class _Account:
+    """What one run or task has bought, and how many calls of it are on their way."""
+
+    bought: Bought = field(default_factory=Bought)
+    open: int = 0
+
+    @property
+    def expected(self) -> Bought:
+        """What will have been bought once the calls on their way have arrived."""
+        calls, tokens, micros = self.bought.calls, self.bought.tokens, self.bought.micros
+        share = self.open / calls if calls else 0.0
+        return Bought(calls + self.open, tokens + round(tokens * share), micros + round(micros * share))
+
+    def add(self, event: CallCompleted) -> None:
+        bought = self.bought
+        tokens = event.prompt_tokens + event.completion_tokens
+        self.bought = Bought(bought.calls + 1, bought.tokens + tokens, bought.micros + (event.cost or 0))
+
+
+class Budget:
+    """Counts what is bought and says when no more may be; `load` comes before the first purchase.
+
+    Args:
+        run: caps for each run.
+        task: caps for each task.
+    """
+
+    def __init__(self, *, run: Caps | None = None, task: Caps | None = None) -> None:
+        self._run_caps = run or Caps()
+        self._task_caps = task or Caps()
+        self._runs: defaultdict[int, _Account] = defaultdict(_Account)
+        self._tasks: defaultdict[int, _Account] = defaultdict(_Account)
+        self._landed = anyio.Event()
+        self._unsettled: list[CallCompleted] | None = None
+
+    async def load(self, reader: Reader) -> None:
+        """Count what has been bought so far, where there is a cap; also while calls go on, which then count once."""
+        if not (self._run_caps or self._task_caps):
+            return
+        self._unsettled = []
+        try:
+            counted = await count_bought(reader)
+            _set(self._runs, counted.runs)
+            _set(self._tasks, counted.tasks)
+            for event in self._unsettled:
+                if event.seq > counted.newest:
+                    self._count(event)
+        finally:
+            self._unsettled = None
+
+    async def adjust(self, reader: Reader, *, run: Caps, task: Caps) -> None:
+        """Have other caps from now on."""
+        self._run_caps, self._task_caps = run, task
+        await self.load(reader)
+        self._wake()
+
+    def note(self, event: Event) -> None:
+        """Count a call that was committed; this is for the bus to call with every event."""
+        match event:
+            case CallCompleted():
+                self._count(event)
+                if self._unsettled is not None:
+                    self._unsettled.append(event)
+            case TaskFinished() | TaskCancelled() if event.task is not None:
+                self._tasks.pop(event.task, None)
+
+    def spent(self, *, run: int, task: int) -> BudgetSpentError | None:
+        """Why nothing new may be begun for a task; None if it may."""
+        reached = self._run_caps.reached(self._runs[run].bought)
+        if reached is not None:
+            name, cap, bought = reached
+            return BudgetSpentError(run=run, task=None, setting=f"budget.{name}", cap=cap, spent=bought)
+        reached = self._task_caps.reached(self._tasks[task].bought)
+        if reached is not None:
+            name, cap, bought = reached
+            return BudgetSpentError(run=run, task=task, setting=f"budget.task_{name}", cap=cap, spent=bought)
+        return None
+
+    def spent_tasks(self) -> list[int]:
+        """The unfinished tasks that have reached a cap of their own."""
+        return [number for number, task in self._tasks.items() if self._task_caps.reached(task.bought) is not None]
+
+    @contextlib.asynccontextmanager
+    async def purchase(self, *, run: int, task: int, ends_step: bool) -> AsyncIterator[None]:
+        """Make a call in the block, once it is likely to fit; the wait for that ends with the calls under way.
+
+        Args:
+            ends_step: the call is made whatever has been spent.
+
+        Raises:
+            BudgetSpentError: nothing new may be bought.
+        """
+        while not ends_step and self._may_not_fit(run, task):
+            if spent := self.spent(run=run, task=task):
+                raise spent
+            await self._landed.wait()
+        accounts = self._runs[run], self._tasks[task]
+        for account in accounts:
+            account.open += 1
+        try:
+            yield
+        finally:
+            for account in accounts:
+                account.open -= 1
+            self._wake()
+
+    def _may_not_fit(self, run: int, task: int) -> bool:
+        in_all, in_task = self._runs[run].expected, self._tasks[task].expected
+        return (self._run_caps.reached(in_all) or self._task_caps.reached(in_task)) is not None
+
+    def _wake(self) -> None:
+        self._landed.set()
+        self._landed = anyio.Event()
+
+    def _count(self, event: CallCompleted) -> None:
+        self._runs[event.run].add(event)
+        if event.task is not None:
+            self._tasks[event.task].add(event)
+
+
+def _set(accounts: defaultdict[int, _Account], counted: Mapping[int, Bought]) -> None:
+    for account in accounts.values():
+        account.bought = Bought()
+    for number, bought in counted.items():
+        accounts[number].bought = bought

@@ -1,0 +1,48 @@
+"""The notice that a daemon leaves in its data directory: where its API listens.
+
+`DIR/daemon.json` is for finding the daemon and proves nothing: after a crash it stays behind. Whether a daemon lives
+is decided by the lock alone, and a notice counts only if it names the lock's owner.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import orjson
+
+FILE_NAME = "daemon.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """A daemon: its process, the base URL of its API, and when it started (seconds since 1970, UTC)."""
+
+    pid: int
+    url: str
+    started: float
+
+
+@contextlib.contextmanager
+def posted(directory: Path, url: str) -> Iterator[Notice]:
+    """Keep a notice in a data directory while the block runs; whoever does so holds the directory's lock."""
+    notice = Notice(pid=os.getpid(), url=url, started=time.time())
+    file = directory / FILE_NAME
+    new = file.with_suffix(".new")
+    new.write_bytes(orjson.dumps(asdict(notice), option=orjson.OPT_APPEND_NEWLINE))
+    new.replace(file)
+    try:
+        yield notice
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def read_notice(directory: Path) -> Notice | None:
+    """The notice in a data directory, if there is one that can be read."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return Notice(**orjson.loads((directory / FILE_NAME).read_bytes()))
+    return None

@@ -1,0 +1,90 @@
+"""Reading the configuration anew while a daemon works: what may change does, and the rest is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+from runtime.config.fields import is_identity, leaves
+from runtime.config.section import Section
+from runtime.config.settings import Settings
+from runtime.config.values import flatten
+from runtime.daemon import Daemon, endpoint_settings, retries
+from runtime.logs import configure_logs
+from store.jsontypes import JsonValue
+
+_FREE = {
+    "run.rollouts",
+    "run.stop_grace",
+    "resample.workers",
+    "log.level",
+    "bus.attempts",
+    "bus.delay",
+    "bus.max_delay",
+}
+_FREE_OF_ENDPOINTS = ("max_in_flight", "timeout", "deadline", "attempts")
+_IDENTITY = {key for key, field in leaves(Settings) if is_identity(field)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reloaded:
+    """What reading the configuration anew did: keys with their old and new values, and keys with why not."""
+
+    applied: Mapping[str, tuple[JsonValue, JsonValue]]
+    refused: Mapping[str, str]
+
+
+def apply_settings(daemon: Daemon, wanted: Settings, environ: Mapping[str, str]) -> Reloaded:
+    """Have a daemon work by other settings, as far as it can without being started again."""
+    old, new = flatten(daemon.settings), flatten(wanted)
+    changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    free = [key for key in changed if _may_change(key)]
+    daemon.settings = _taking_over(daemon.settings, wanted, free)
+    _put_into_effect(daemon, environ)
+    return Reloaded(
+        applied={key: (old.get(key), new.get(key)) for key in free},
+        refused={key: _why_not(key) for key in changed if key not in free},
+    )
+
+
+def _may_change(key: str) -> bool:
+    section, _, name = key.rpartition(".")
+    return key in _FREE or (section.startswith("models.") and name in _FREE_OF_ENDPOINTS)
+
+
+def _why_not(key: str) -> str:
+    if key in _IDENTITY or key.startswith("agent.prompts."):
+        return "it is part of what the runs are: set it back, or stop the daemon and begin a new run"
+    return "it takes effect when the daemon is started again"
+
+
+def _put_into_effect(daemon: Daemon, environ: Mapping[str, str]) -> None:
+    settings = daemon.settings
+    configure_logs(settings.log.level)
+    daemon.bus.retries = retries(settings)
+    daemon.slots.resize(settings.run.rollouts)
+    for role, at in endpoint_settings(settings, environ).items():
+        daemon.endpoints[role].adjust(at)
+    # How many workers a stage wants is its own business, so it is asked as at the start.
+    services = replace(daemon.services, settings=settings)
+    for make in daemon.classes.values():
+        handler = make(services)
+        daemon.bus.staff(handler.name, handler.workers)
+
+
+def _taking_over(settings: Settings, wanted: Settings, keys: Collection[str]) -> Settings:
+    """The settings with the values that `wanted` has for some keys."""
+    taken = _section_taking_over(settings, wanted, keys, "")
+    assert isinstance(taken, Settings)  # a copy of what went in
+    return taken
+
+
+def _section_taking_over(section: Section, wanted: Section, keys: Collection[str], prefix: str) -> Section:
+    changes: dict[str, object] = {}
+    for name in type(section).model_fields:
+        mine, theirs, key = getattr(section, name), getattr(wanted, name), f"{prefix}{name}"
+        if isinstance(mine, Section):
+            changes[name] = _section_taking_over(mine, theirs, keys, f"{key}.")
+        elif key in keys:
+            changes[name] = theirs
+    return section.model_copy(update=changes)

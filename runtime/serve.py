@@ -1,0 +1,160 @@
+"""Serving: a daemon at work with everything around it, from the lock to the last commit.
+
+`cso serve` and `cso run` are the same but for what ends them: a signal, or a run in which nothing is left to do.
+Around the work stand the HTTP API with its notice in the data directory, the spool folder, the service manager's
+signs of life, the meter of the event loop, and signals that stop it in stages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+
+import anyio
+import structlog
+from anyio.to_thread import run_sync
+
+from runtime.api.listening import listening
+from runtime.api.live import Live
+from runtime.config.settings import Api, Settings
+from runtime.daemon import Daemon, open_daemon
+from runtime.errors import ConfigError
+from runtime.logs import configure_logs
+from runtime.notice import posted
+from runtime.reload import apply_settings
+from runtime.sandbox import guard_own_process
+from runtime.spool import Spool
+from runtime.stopping import Stop, staged_stop
+from runtime.supervisor import Supervisor
+from store.events import DeliveryFailed, Event, PairVerified, Resumed, TaskCancelled, TaskFinished
+from store.transaction import Transaction
+
+_log = structlog.get_logger("serve")
+Load = Callable[[], Settings]
+
+
+@contextlib.asynccontextmanager
+async def around(
+    daemon: Daemon, stop: Stop, environ: Mapping[str, str], *, api: Api, supervisor: Supervisor
+) -> AsyncIterator[Live]:
+    """Everything that stands around a daemon's work, while the block does it inside `stop.work`.
+
+    Args:
+        api: where to listen.
+        supervisor: hears that the daemon is ready, and what follows.
+
+    Raises:
+        ConfigError: the API cannot listen there.
+    """
+    live = Live(daemon=daemon)
+    daemon.bus.watch(live.note)
+
+    def on_stop() -> None:
+        live.stopping = True
+        supervisor.stopping(stop.grace)
+
+    async def last_words() -> None:
+        # Replies that have arrived are in line to be committed; this is the end of the line.
+        await daemon.database.write(_nothing)
+
+    stop.awaited, stop.on_stop, stop.last_words = lambda: daemon.services.models.asking, on_stop, last_words
+    async with listening(live, api, environ) as url, anyio.create_task_group() as tasks:
+        with posted(daemon.settings.run.data, url):
+            tasks.start_soon(live.lag.run)
+            supervisor.ready(describe(daemon))
+            tasks.start_soon(supervisor.keep_alive, lambda: describe(daemon))
+            live.url = url
+            yield live
+        tasks.cancel_scope.cancel()
+
+
+async def serve(settings: Settings, environ: Mapping[str, str], load: Load) -> signal.Signals | None:
+    """Work until a signal says to stop; the signal.
+
+    Args:
+        load: reads the configuration anew, at SIGHUP.
+
+    Raises:
+        ConfigError: something that is needed is not set, or the run that is named was begun with other settings.
+        DataLockedError: another process works on the data directory.
+    """
+    configure_logs(settings.log.level)
+    guard_own_process()
+    supervisor = Supervisor(environ)
+    stop = Stop(grace=settings.run.stop_grace, tell=_log.warning)
+    reloader = _Reloader(stop, environ, load, supervisor)
+    stop.on_hangup = reloader.reload
+    _log.info("starting", data=str(settings.run.data), pid=os.getpid())
+    async with (
+        staged_stop(stop),
+        open_daemon(settings, environ, every_run=True, watchers=[_log_event]) as daemon,
+        around(daemon, stop, environ, api=settings.api, supervisor=supervisor) as live,
+    ):
+        reloader.daemon = daemon
+        _log.info("ready", url=live.url)
+        with stop.work:
+            async with anyio.create_task_group() as tasks:
+                if settings.queue.spool:
+                    tasks.start_soon(Spool(Path(settings.queue.spool), daemon.control).run)
+                await daemon.work(until_drained=False)
+    _log.info("stopped", signal=stop.signal.name if stop.signal else None)
+    return stop.signal
+
+
+class _Reloader:
+    """Reads the configuration anew at SIGHUP; until the daemon is open there is nothing to change."""
+
+    def __init__(self, stop: Stop, environ: Mapping[str, str], load: Load, supervisor: Supervisor) -> None:
+        self.daemon: Daemon | None = None
+        self._stop = stop
+        self._environ = environ
+        self._load = load
+        self._supervisor = supervisor
+
+    async def reload(self) -> None:
+        """Apply what may change; a configuration that is wrong changes nothing."""
+        if self.daemon is None:
+            return
+        self._supervisor.reloading()
+        try:
+            wanted = await run_sync(self._load)
+            done = apply_settings(self.daemon, wanted, self._environ)
+        except ConfigError as error:
+            _log.error("configuration not read: everything stays as it was", error=str(error))
+        else:
+            self._stop.grace = self.daemon.settings.run.stop_grace
+            for key, (old, new) in done.applied.items():
+                _log.warning("setting changed", key=key, old=old, new=new)
+            for key, why in done.refused.items():
+                _log.warning("setting not changed", key=key, why=why)
+            _log.warning("configuration read", changed=len(done.applied), refused=len(done.refused))
+        self._supervisor.ready(describe(self.daemon))
+
+
+def describe(daemon: Daemon) -> str:
+    """What a daemon is doing, in a line."""
+    asking = len(daemon.services.models.asking)
+    return (
+        f"{len(daemon.bus.runs)} runs, {daemon.slots.in_use} of {daemon.slots.total} rollouts, "
+        f"{asking} model calls under way"
+    )
+
+
+def _nothing(_transaction: Transaction) -> None:
+    pass
+
+
+def _log_event(event: Event) -> None:
+    """What is notable to whoever reads the daemon's own log; everything is in the event log."""
+    match event:
+        case DeliveryFailed():
+            tell = _log.error if event.dead else _log.warning
+            what = "work set aside" if event.dead else "work put off after a failure"
+            tell(what, handler=event.handler, task=event.task, attempt=event.attempt, error=event.error)
+        case PairVerified() | TaskFinished() | TaskCancelled() | Resumed():
+            _log.info(event.kind, run=event.run, task=event.task, seq=event.seq, **event.facts())
+        case _:
+            pass

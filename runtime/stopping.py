@@ -1,0 +1,106 @@
+"""Stopping in stages, so that nothing that was paid for is lost.
+
+The first SIGINT or SIGTERM cancels the work: nothing new is taken, and what still runs are the model calls whose
+replies are being paid for, which hold on until they are journalled. People are told what is waited for. The second
+signal ends the process at once, and so does the end of the grace; children notice that we are gone, and everything
+earned is committed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+
+import anyio
+from anyio.abc import TaskStatus
+
+from runtime.models.journal import Asking
+
+_FIRST_REPORT_S = 1.0
+_NEXT_REPORT_S = 10.0
+_NAMED = 5
+_LAST_WORDS_S = 5.0
+EXIT_GRACE_OVER = 1
+
+Tell = Callable[[str], None]
+
+
+class Stop:
+    """A stop that was asked for, or may be.
+
+    Attributes:
+        work: the scope to do the work in; it is cancelled by the first signal.
+        signal: the first signal, once it has come.
+        grace: seconds from the first signal to the end whatever happens; may be set anew.
+        awaited: what holds up the end; to be set by whoever knows.
+        last_words: called when the grace is over, to save what can be saved in a few seconds.
+        on_stop: called at the first signal.
+        on_hangup: called at every SIGHUP; where it is not set before the watch, that signal is not watched.
+    """
+
+    def __init__(self, *, grace: float, tell: Tell) -> None:
+        self.work = anyio.CancelScope()
+        self.signal: signal.Signals | None = None
+        self.grace = grace
+        self.awaited: Callable[[], Collection[Asking]] = tuple
+        self.last_words: Callable[[], Awaitable[object]] = anyio.lowlevel.checkpoint
+        self.on_stop: Callable[[], None] = lambda: None
+        self.on_hangup: Callable[[], Awaitable[None]] | None = None
+        self._tell = tell
+
+    async def watch(self, *, task_status: TaskStatus[None]) -> None:
+        """Wait for signals until cancelled."""
+        numbers = [signal.SIGINT, signal.SIGTERM] + [signal.SIGHUP] * (self.on_hangup is not None)
+        async with anyio.create_task_group() as tasks:
+            with anyio.open_signal_receiver(*numbers) as received:
+                task_status.started()
+                async for number in received:
+                    if number == signal.SIGHUP:
+                        tasks.start_soon(self._hang_up)
+                    elif self.signal is not None:
+                        # At once means at once: no cleanup that could wait for anything.
+                        os._exit(128 + number)
+                    else:
+                        self.signal = number
+                        self.on_stop()
+                        self.work.cancel()
+                        tasks.start_soon(self._wait)
+
+    async def _hang_up(self) -> None:
+        assert self.on_hangup is not None  # or the signal would not be received
+        await self.on_hangup()
+
+    async def _wait(self) -> None:
+        self._tell("stopping: nothing new is begun (again: at once)")
+        with anyio.move_on_after(self.grace):
+            await anyio.sleep(_FIRST_REPORT_S)
+            while True:
+                if awaited := self.awaited():
+                    self._tell(f"waiting for {described(awaited)}")
+                await anyio.sleep(_NEXT_REPORT_S)
+        lost = self.awaited()
+        self._tell(f"given up after {self.grace:g} s" + (f", without {described(lost)}" if lost else ""))
+        with anyio.move_on_after(_LAST_WORDS_S):
+            await self.last_words()
+        os._exit(EXIT_GRACE_OVER)
+
+
+@contextlib.asynccontextmanager
+async def staged_stop(stop: Stop) -> AsyncIterator[None]:
+    """Let signals stop the block in stages."""
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(stop.watch)
+        yield
+        tasks.cancel_scope.cancel()
+
+
+def described(awaited: Collection[Asking]) -> str:
+    """Calls that are waited for, the oldest first, with their ages."""
+    now = anyio.current_time()
+    oldest = sorted(awaited, key=lambda asking: asking.since)
+    names = [f"{asking.what} ({now - asking.since:.0f} s)" for asking in oldest[:_NAMED]]
+    more = [f"{len(oldest) - _NAMED} more"] if len(oldest) > _NAMED else []
+    plural = "reply" if len(oldest) == 1 else "replies"
+    return f"{len(oldest)} {plural} being paid for: {', '.join(names + more)}"

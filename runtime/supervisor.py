@@ -1,0 +1,79 @@
+"""Talking to the service manager that started us: the datagrams of sd_notify, without its library.
+
+Says when the daemon is ready, what it is doing, that it is alive and that it stops. Where no manager listens,
+nothing is said. A datagram that cannot be sent is logged once and never holds anything up.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+
+import anyio
+import structlog
+
+_QUIET_S = 30.0  # between two words about what we do, where the manager wants no sign of life
+_log = structlog.get_logger("supervisor")
+
+
+class Supervisor:
+    """The service manager named by the environment, if there is one.
+
+    Args:
+        environ: NOTIFY_SOCKET is a path, or with a leading @ an abstract address; WATCHDOG_USEC is how often a sign
+            of life is due at least, in microseconds, for the process WATCHDOG_PID or, where that is not set, for us.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        address = environ.get("NOTIFY_SOCKET", "")
+        self._address = f"\0{address[1:]}" if address.startswith("@") else address
+        self._interval = _watchdog_interval(environ)
+        self._complained = False
+
+    def ready(self, status: str) -> None:
+        """Startup is done."""
+        self._send(f"READY=1\nMAINPID={os.getpid()}\nSTATUS={_line(status)}")
+
+    def stopping(self, within: float) -> None:
+        """Stopping has begun and takes up to `within` seconds."""
+        self._send(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(within * 1e6)}\nSTATUS=stopping")
+
+    def reloading(self) -> None:
+        """The configuration is being read anew; `ready` must follow."""
+        # Type=notify-reload wants to know when, on the clock that counts from boot.
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    async def keep_alive(self, describe: Callable[[], str]) -> None:
+        """Give signs of life, with a word about what we do, until cancelled.
+
+        They come from the event loop itself, so that they end when it is stuck.
+        """
+        while True:
+            alive = "WATCHDOG=1\n" if self._interval is not None else ""
+            self._send(f"{alive}STATUS={_line(describe())}")
+            await anyio.sleep(_QUIET_S if self._interval is None else self._interval / 2)
+
+    def _send(self, message: str) -> None:
+        if not self._address:
+            return
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as out:
+                out.sendto(message.encode(), self._address)
+        except OSError as error:
+            if not self._complained:
+                self._complained = True
+                _log.warning("the service manager cannot be reached", error=str(error))
+
+
+def _watchdog_interval(environ: Mapping[str, str]) -> float | None:
+    """Seconds within which a sign of life is due; None if nobody waits for one of ours."""
+    microseconds, pid = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
+    if not microseconds.isdecimal() or int(microseconds) == 0 or pid not in ("", str(os.getpid())):
+        return None
+    return int(microseconds) / 1e6
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,196 @@
+"""Trouble with the data directory: telling it from a write's own fault, and knowing when it has cleared.
+
+A full or read-only disk, an I/O error, too few file descriptors or a foreign lock say nothing about the work that met
+them. So such work waits and is done again, whole, where a fault of its own would be handed to whoever asked for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import math
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+from store.errors import DamagedDatabaseError, StorageError, StorageTroubleError
+
+TroubleListener: TypeAlias = Callable[[StorageTroubleError | None], None]
+
+RETRY_S = 1.0
+# Less than this and the next checkpoint or workspace fails; more would call small but working disks full.
+_PROBE_BYTES = 1 << 20
+# How long the answer of a probe holds: what fails together is one question.
+_PROBE_HOLDS_S = 1.0
+
+_KINDS = {
+    errno.ENOSPC: "full",
+    errno.EDQUOT: "full",
+    errno.EROFS: "read-only",
+    errno.EACCES: "denied",
+    errno.EPERM: "denied",
+    errno.EMFILE: "descriptors",
+    errno.ENFILE: "descriptors",
+    errno.ENOENT: "missing",
+    errno.ENOTDIR: "missing",
+    errno.EEXIST: "missing",
+    errno.EIO: "io",
+    errno.ESTALE: "io",
+    errno.EFBIG: "file-size",
+}
+_SQLITE_KINDS = {
+    sqlite3.SQLITE_FULL: "full",
+    sqlite3.SQLITE_READONLY: "read-only",
+    sqlite3.SQLITE_PERM: "denied",
+    sqlite3.SQLITE_CANTOPEN: "io",
+    sqlite3.SQLITE_IOERR: "io",
+    sqlite3.SQLITE_PROTOCOL: "busy",
+    sqlite3.SQLITE_BUSY: "busy",
+    sqlite3.SQLITE_LOCKED: "busy",
+}
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+# For each kind what is wrong with a directory, and what a person can do.
+_WORDS = {
+    "full": ("the disk of {directory} is full ({free})", "free some space there"),
+    "read-only": ("{directory} is on a read-only disk", "see why it is (dmesg, mount), make it writable"),
+    "denied": ("{directory} may not be written to by this user (uid {uid})", "change its owner or permissions"),
+    "descriptors": ("this process has no file descriptor left for {directory}", "raise the limit (ulimit -n)"),
+    "missing": ("{directory} is not a folder that can be made or used", "see what is there, or name another one"),
+    "io": ("{directory} cannot be read or written ({reason})", "see what the disk says (dmesg)"),
+    "file-size": ("files in {directory} may not grow ({reason})", "raise the limit of file sizes (ulimit -f)"),
+    "busy": ("another program holds the database in {directory} ({reason})", "end that program"),
+}
+
+
+def storage_error(error: BaseException, database: Path) -> StorageError | None:
+    """What is wrong with the data directory if that is why something failed; None if it failed for its own reasons.
+
+    May write a probe into the directory to find the reason behind what SQLite calls an I/O error.
+
+    Args:
+        database: the database's file, in the directory.
+    """
+    directory = database.parent
+    if isinstance(error, StorageError):
+        return error
+    if isinstance(error, sqlite3.Error):
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in _DAMAGE:
+            return DamagedDatabaseError(database, str(error))
+        kind = _SQLITE_KINDS.get(code)
+        # SQLite gives one word for many reasons; the operating system tells them apart.
+        return (kind == "io" and probe(directory)) or (
+            _trouble(kind, directory, _sqlite_reason(error)) if kind else None
+        )
+    if isinstance(error, OSError):
+        kind = _KINDS.get(error.errno or 0)
+        return _trouble(kind, directory, str(error.strerror)) if kind else None
+    return None
+
+
+def probe(directory: Path) -> StorageTroubleError | None:
+    """Try whether the directory takes a file of one megabyte; what is wrong if it does not."""
+    file = directory / f".probe-{os.getpid()}-{id(directory):x}"
+    try:
+        descriptor = os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            file.unlink()  # at once, so that nothing stays behind whatever happens
+            os.posix_fallocate(descriptor, 0, _PROBE_BYTES)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        return _trouble(_KINDS.get(error.errno or 0, "io"), directory, str(error.strerror))
+    return None
+
+
+def free_bytes(directory: Path) -> int | None:
+    """Bytes that this user may still write on the directory's disk; None if nobody can tell."""
+    with contextlib.suppress(OSError):
+        return shutil.disk_usage(directory).free
+    return None
+
+
+def _trouble(kind: str, directory: Path, reason: str) -> StorageTroubleError:
+    what, next_step = _WORDS[kind]
+    free = free_bytes(directory)
+    said = "free space unknown" if free is None else f"{free / 1e6:.1f} MB free"
+    words = what.format(directory=directory, free=said, reason=reason, uid=os.geteuid())
+    return StorageTroubleError(kind, words, next_step)
+
+
+def _sqlite_reason(error: sqlite3.Error) -> str:
+    return f"{error}, {getattr(error, 'sqlite_errorname', 'no code')}"
+
+
+class Standing:
+    """Whether a data directory can be used at the moment, and who is to hear of it. Lives on one event loop."""
+
+    def __init__(self, directory: Path, listener: TroubleListener) -> None:
+        self._directory = directory
+        self._listener = listener
+        # By who met it: what the writer waits for is not over because a probe went well.
+        self._troubles: dict[str, StorageTroubleError] = {}
+        self._clear = asyncio.Event()
+        self._clear.set()
+        self._probing = asyncio.Lock()
+        self._sound_at = -math.inf
+        self._ended_at = -math.inf
+
+    @property
+    def trouble(self) -> StorageTroubleError | None:
+        """What is wrong now, if anything is."""
+        return next(iter(self._troubles.values()), None)
+
+    def begin(self, source: str, trouble: StorageTroubleError) -> None:
+        """Someone has met trouble; people hear of each sort once."""
+        known = {one.trouble for one in self._troubles.values()}
+        self._troubles[source] = trouble
+        self._clear.clear()
+        if trouble.trouble not in known:
+            self._listener(trouble)
+
+    def end(self, source: str) -> None:
+        """Whoever met trouble has got through."""
+        if self._troubles.pop(source, None) is not None and not self._troubles:
+            self._ended_at = time.monotonic()
+            self._clear.set()
+            self._listener(None)
+
+    async def until_clear(self) -> None:
+        """Wait for the end of all trouble; at once if there is none."""
+        await self._clear.wait()
+
+    async def was_trouble(self) -> bool:
+        """Find out whether something that just failed may have failed for the machine's sake.
+
+        If so, return only once the directory can be used again.
+        """
+        async with self._probing:
+            await self.until_clear()
+            now = time.monotonic()
+            if now < self._ended_at + _PROBE_HOLDS_S:
+                return True
+            if now >= self._sound_at + _PROBE_HOLDS_S and await self._sit_out():
+                return True
+            self._sound_at = time.monotonic()
+            return False
+
+    async def _sit_out(self) -> bool:
+        """Probe, and wait until the probe goes well; whether there was anything to wait for."""
+        found = await asyncio.to_thread(probe, self._directory)
+        if found is None:
+            return False
+        try:
+            while found is not None:
+                self.begin("probe", found)
+                await asyncio.sleep(RETRY_S)
+                found = await asyncio.to_thread(probe, self._directory)
+        finally:
+            self.end("probe")
+        return True

@@ -1,0 +1,1 @@
+"""Tests of the providers' protocols, over real HTTP through their real SDKs."""

@@ -1,0 +1,106 @@
+"""Tests of what the endpoint's own tests leave open about OpenAI's protocol: its variants and its tokenizer."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from runtime.errors import ConfigError
+from runtime.models.capabilities import Capabilities, capabilities_of
+from runtime.models.endpoint import Endpoint
+from runtime.models.errors import ContextOverflow
+from runtime.models.settings import EndpointSettings
+from tests.models.providers.speaking import REQUEST, Asked, endpoint, reply, speaking
+from tests.models.server import KEY, completion
+
+
+def policy(url: str, capabilities: Capabilities | None = None, **settings: Any) -> Endpoint:
+    return endpoint(f"{url}/v1", capabilities=capabilities or Capabilities(), **settings)
+
+
+def vllm(asked: Asked) -> web.Response:
+    """vLLM with a tokenizer that counts ten tokens a message."""
+    if asked.path == "/tokenize":
+        assert asked.headers["authorization"] == f"Bearer {KEY}"
+        count = 10 * len(asked.document["messages"])
+        return reply({"count": count, "max_model_len": 50, "tokens": list(range(count))})
+    return reply(completion("<think>hm</think>\n\nhi END of it"))
+
+
+def plain(asked: Asked) -> web.Response:
+    """A server without a tokenizer; it counts a token for every byte."""
+    if asked.path == "/tokenize":
+        return reply({"error": {"message": "Not Found"}}, 404)
+    usage = {"prompt_tokens": len(asked.body), "completion_tokens": 1, "total_tokens": len(asked.body) + 1}
+    return reply({**completion(), "usage": usage})
+
+
+async def test_thoughts_in_tags_become_the_reasoning() -> None:
+    async with speaking(vllm) as server, policy(server.url) as asked:
+        got = await asked.complete(REQUEST, headers={})
+    assert (got.content, got.reasoning) == ("hi END of it", "hm")
+    assert server.asked[0].document["stop"] == ["END"]
+
+
+async def test_a_model_that_is_told_of_no_stop_strings_is_cut_at_them() -> None:
+    async with speaking(vllm) as server, policy(server.url, capabilities_of("m", declared={"stop": False})) as asked:
+        got = await asked.complete(REQUEST, headers={})
+    assert got.content == "hi "
+    assert "stop" not in server.asked[0].document
+
+
+async def test_a_model_without_system_messages_gets_them_in_the_first_user_message() -> None:
+    async with speaking(vllm) as server, policy(server.url, Capabilities(system="none")) as asked:
+        await asked.complete(REQUEST, headers={})
+    messages = server.asked[0].document["messages"]
+    assert messages[0] == {"role": "user", "content": "Be brief.\n\nhello"}
+    assert [each["role"] for each in messages] == ["user", "assistant", "user"]
+
+
+async def test_messages_near_the_limit_are_counted_by_the_server_s_tokenizer() -> None:
+    async with speaking(vllm) as server, policy(server.url, max_input_tokens=39) as asked:
+        with pytest.raises(ContextOverflow, match="come to 40 tokens, and max_input_tokens is 39"):
+            await asked.complete(REQUEST, headers={})
+    assert [each.path for each in server.asked] == ["/tokenize"]
+
+
+async def test_messages_that_fit_by_the_tokenizer_are_sent() -> None:
+    async with speaking(vllm) as server, policy(server.url, max_input_tokens=40) as asked:
+        await asked.complete(REQUEST, headers={})
+    assert [each.path for each in server.asked] == ["/tokenize", "/v1/chat/completions"]
+
+
+async def test_short_messages_are_not_counted() -> None:
+    async with speaking(vllm) as server, policy(server.url, max_input_tokens=10_000) as asked:
+        await asked.complete(REQUEST, headers={})
+    assert [each.path for each in server.asked] == ["/v1/chat/completions"]
+
+
+async def test_an_estimate_is_corrected_by_the_usage_where_there_is_no_tokenizer() -> None:
+    size = len(REQUEST.body())
+    async with speaking(plain) as server, policy(server.url, max_input_tokens=size // 2) as asked:
+        await asked.complete(REQUEST, headers={})
+        with pytest.raises(ContextOverflow, match=f"about {size} tokens"):
+            await asked.complete(REQUEST, headers={})
+
+
+async def test_a_tokenizer_that_is_not_there_is_not_asked_for_ever() -> None:
+    async with speaking(plain) as server, policy(server.url, max_input_tokens=len(REQUEST.body())) as asked:
+        for _ in range(6):
+            await asked.complete(REQUEST, headers={})
+    assert [each.path for each in server.asked].count("/tokenize") == 3
+
+
+@pytest.mark.parametrize(("provider", "package"), [("anthropic", "anthropic"), ("bedrock", "aiobotocore")])
+def test_without_its_sdk_a_provider_s_error_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, provider: str, package: str
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"runtime.models.providers.{provider}", raising=False)
+    with pytest.raises(ConfigError, match=rf'pip install "cso-runtime\[{provider}\]"'):
+        Endpoint(EndpointSettings(name="expert", provider=provider, base_url=""))  # type: ignore[arg-type]
