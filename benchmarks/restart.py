@@ -101,7 +101,7 @@ def settings_for(folder: Path, url: str) -> Settings:
         f'[models.{role}]\nbase_url = "{url}"\nmodel = "m-{role}"\napi_key_env = ""\n' for role in roles
     )
     (folder / "config.toml").write_text(f"[api]\nport = 0\n{sections}", encoding="utf-8")
-    return Settings.model_validate({"run": {"data": folder / "data"}, "models": roles})
+    return Settings.model_validate({"run": {"data": folder / "cso-data"}, "models": roles})
 
 
 async def fill(settings: Settings, *, finished: int, unfinished: int, begun: int) -> None:

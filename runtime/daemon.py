@@ -13,7 +13,6 @@ import anyio
 
 from runtime.agents.main.agent import MainAgent, load_prompts
 from runtime.bus import Bus, Retries, Watcher
-from runtime.config.endpoints import Endpoint as EndpointConfig
 from runtime.config.settings import Settings
 from runtime.control import LocalControl
 from runtime.errors import ConfigError
@@ -21,12 +20,12 @@ from runtime.eventlog import EVENTS_FILE, EventFiles, EventLog
 from runtime.executor import LocalExecutor
 from runtime.handler import HandlerClass, handler_classes, subscriptions
 from runtime.machine import raise_descriptor_limit, tell_of_trouble, watch_clock
-from runtime.models.endpoint import Endpoint
-from runtime.models.journal import Models, Role
-from runtime.models.settings import EndpointSettings
+from runtime.models.journal import Models
+from runtime.models.pool import Pool
 from runtime.notice import read_notice
 from runtime.purse import caps, open_budget, price_list, take_up
 from runtime.redaction import configured_secrets, redactor
+from runtime.roles import make_roles, replica_settings
 from runtime.rollout import Budget, Equipment
 from runtime.runs import open_run, tell_of_resumption
 from runtime.sandbox import Limits, ProcessSandbox
@@ -60,7 +59,7 @@ class Daemon:
     event_log: EventLog
     classes: Mapping[str, HandlerClass]
     services: Services
-    endpoints: Mapping[str, Endpoint]
+    endpoints: Mapping[str, Pool]
     slots: Slots
 
     @property
@@ -114,7 +113,7 @@ async def open_daemon(
         DataLockedError: another process works on the data directory.
     """
     raise_descriptor_limit()
-    roles = endpoint_settings(settings, environ)
+    roles = replica_settings(settings, environ)
     caps(settings, roles)  # tells what is missing before anything is opened
     agent = _agent(settings)
     classes = handler_classes()
@@ -135,8 +134,13 @@ async def open_daemon(
         # First in, so last out: what the others commit while they close is in the files, too.
         stack.push_async_callback(event_log.finish)
         run = await open_run(database, settings, settings.run.name)
-        endpoints = {role: await stack.enter_async_context(Endpoint(at)) for role, at in roles.items()}
-        models = _models(settings, endpoints, database)
+        endpoints = {role: await stack.enter_async_context(Pool(at)) for role, at in roles.items()}
+        models = Models(
+            make_roles(settings, endpoints),
+            database=database,
+            seed=settings.run.seed,
+            trace_headers=settings.models.trace_headers,
+        )
         models.prices, models.budget = price_list(settings), await open_budget(settings, roles, database)
         bus.watch(models.budget.note)
         sandbox = await stack.enter_async_context(ProcessSandbox())
@@ -213,62 +217,6 @@ def _event_log(settings: Settings, database: Database) -> EventLog:
 def retries(settings: Settings) -> Retries:
     """How failed deliveries are put off."""
     return Retries(attempts=settings.bus.attempts, delay=settings.bus.delay, max_delay=settings.bus.max_delay)
-
-
-def endpoint_settings(settings: Settings, environ: Mapping[str, str]) -> dict[str, EndpointSettings]:
-    """Where each role that the run asks is served.
-
-    Raises:
-        ConfigError: it is not said where, or with which model.
-    """
-    roles: dict[str, EndpointConfig] = {
-        "policy": settings.models.policy,
-        "expert": settings.models.expert,
-        "prm": settings.models.prm,
-    }
-    if settings.judge.method == "model":
-        roles["judge"] = settings.models.judge
-    missing = [
-        f"models.{role}.{key}" for role, at in roles.items() for key in ("base_url", "model") if not getattr(at, key)
-    ]
-    if missing:
-        raise ConfigError(
-            f"not set: {', '.join(missing)}. Say in config.toml where each model is served "
-            "(`cso init` writes one), or try `cso demo`, which needs no model."
-        )
-    return {
-        role: EndpointSettings(
-            name=role,
-            base_url=at.base_url,
-            api_key=environ.get(at.api_key_env) if at.api_key_env else None,
-            api_key_env=at.api_key_env or None,
-            timeout=at.timeout,
-            deadline=at.deadline,
-            attempts=at.attempts,
-            max_in_flight=at.max_in_flight,
-        )
-        for role, at in roles.items()
-    }
-
-
-def _models(settings: Settings, endpoints: Mapping[str, Endpoint], database: Database) -> Models:
-    def role(name: str, endpoint: Endpoint) -> Role:
-        at: EndpointConfig = getattr(settings.models, name)
-        return Role(
-            endpoint=endpoint,
-            model=at.model,
-            temperature=at.temperature,
-            top_p=at.top_p,
-            max_tokens=at.max_tokens,
-            send_seed=at.send_seed,
-        )
-
-    return Models(
-        {name: role(name, endpoint) for name, endpoint in endpoints.items()},
-        database=database,
-        seed=settings.run.seed,
-        trace_headers=settings.models.trace_headers,
-    )
 
 
 def _agent(settings: Settings) -> MainAgent:

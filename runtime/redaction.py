@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 
+from runtime.config.endpoints import PROVIDERS_SECRETS
 from runtime.config.settings import Settings
 from runtime.config.values import flatten
 
@@ -15,8 +16,9 @@ _LEAST_CHARACTERS = 4
 
 
 def configured_secrets(settings: Settings, environ: Mapping[str, str]) -> set[str]:
-    """The values of all environment variables that settings name as the place of a key or token."""
+    """The values of all variables that hold a key or token: those that settings name, and those that SDKs look for."""
     names = {str(value) for key, value in flatten(settings).items() if key.endswith(_VARIABLE)}
+    names |= PROVIDERS_SECRETS
     return {environ[name] for name in names if name and name in environ}
 
 

@@ -9,8 +9,9 @@ from runtime.config.fields import is_identity, leaves
 from runtime.config.section import Section
 from runtime.config.settings import Settings
 from runtime.config.values import flatten
-from runtime.daemon import Daemon, endpoint_settings, retries
+from runtime.daemon import Daemon, retries
 from runtime.logs import configure_logs
+from runtime.roles import replica_settings
 from store.jsontypes import JsonValue
 
 _FREE = {
@@ -63,7 +64,7 @@ def _put_into_effect(daemon: Daemon, environ: Mapping[str, str]) -> None:
     configure_logs(settings.log.level)
     daemon.bus.retries = retries(settings)
     daemon.slots.resize(settings.run.rollouts)
-    for role, at in endpoint_settings(settings, environ).items():
+    for role, at in replica_settings(settings, environ).items():
         daemon.endpoints[role].adjust(at)
     # How many workers a stage wants is its own business, so it is asked as at the start.
     services = replace(daemon.services, settings=settings)

@@ -249,8 +249,8 @@ def check_clock(patient: Patient) -> Iterator[Finding]:
         yield Finding(check="clock", level="ok", text="the clock is not behind the newest event")
 
 
-# Those that need no database come first.
-DIRECTORY_CHECKS: tuple[Check, ...] = (check_directory, check_space, check_lock)
+# The lock comes before whatever opens the database: SQLite would make a WAL that is missing.
+DIRECTORY_CHECKS: tuple[Check, ...] = (check_directory, check_lock, check_space)
 DATABASE_CHECKS: tuple[Check, ...] = (
     check_version,
     check_wal,

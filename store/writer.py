@@ -17,6 +17,7 @@ import os
 import queue
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ CommitListener: TypeAlias = Callable[[Sequence[Event]], None]
 
 # Longer groups only delay the first of them: the commit's cost is long since spread thin.
 _GROUP = 256
+# Results given out in one round of the loop: what is done with each takes up to a millisecond.
+_HAND_OUT = 16
 _SOURCE = "writer"
 
 
@@ -80,6 +83,7 @@ class Writer:
         self._hurried = threading.Event()
         self._final: StorageError | None = None
         self._in_place: tuple[tuple[int, int], ...] = ()
+        self._finished: deque[_Pending[Any]] = deque()
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
 
     async def start(self) -> None:
@@ -235,10 +239,19 @@ class Writer:
         """Back on the loop: first the bus hears of the events, then the writers of their results."""
         if events:
             self._on_commit(events)
-        for pending in group:
+        if not self._finished:
+            self._loop.call_soon(self._hand_out)
+        self._finished.extend(group)
+
+    def _hand_out(self) -> None:
+        """Give out some results, and the rest in the loop's next rounds: all at once, their readers would hold it up."""
+        for _ in range(min(_HAND_OUT, len(self._finished))):
+            pending = self._finished.popleft()
             if pending.waiter.cancelled():
                 continue
             if pending.error is not None:
                 pending.waiter.set_exception(pending.error)
             else:
                 pending.waiter.set_result(pending.result)
+        if self._finished:
+            self._loop.call_soon(self._hand_out)

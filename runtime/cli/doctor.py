@@ -2,15 +2,16 @@
 
 import os
 import resource
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from runtime.cli.endpoints import endpoint_findings
 from runtime.cli.exits import EXIT_FAILED
 from runtime.cli.output import write_data, write_json
 from runtime.config.loading import load_settings
@@ -29,6 +30,7 @@ def doctor(
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the database and its files.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Leave out what reads the whole database.")] = False,
+    no_endpoints: Annotated[bool, typer.Option("--no-endpoints", help="Do not call the model endpoints.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Check the machine, the data directory and the database, also beside a daemon."""
@@ -36,7 +38,8 @@ def doctor(
     folder = data or load_settings(file, os.environ, {}).settings.run.data
     patient = Patient(folder, quick=quick)
     findings: list[Finding] = []
-    for finding in examine(patient, checks_for(patient)):
+    called = () if no_endpoints else endpoint_findings(file, os.environ)
+    for finding in chain(examine(patient, checks_for(patient)), called):
         findings.append(finding)
         if not json:
             # At once, because some checks take long.
@@ -65,14 +68,10 @@ def check_sandbox(patient: Patient) -> Iterator[Finding]:
     try:
         footing = find_footing()
     except ConfigError as error:
-        yield Finding(check="sandbox", level="fail", text=str(error), next_step="see `cso run` for the same message")
+        yield Finding(check="sandbox", level="fail", text=str(error))
         return
     whom = "users of its own" if footing.uids is not None else "this user"
-    text = f"code runs with {footing.python}, as {whom}"
-    if shutil.which("bwrap") is None:
-        yield Finding(check="sandbox", level="ok", text=text)
-        return
-    yield Finding(check="sandbox", level="ok", text=f"{text}; bubblewrap is installed")
+    yield Finding(check="sandbox", level="ok", text=f"code runs with {footing.python}, as {whom}")
 
 
 def check_descriptors(patient: Patient) -> Iterator[Finding]:

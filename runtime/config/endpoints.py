@@ -1,4 +1,4 @@
-"""The `[models…]` sections: how each role's OpenAI-compatible endpoint is reached, sampled and limited.
+"""The `[models…]` sections: how each role's endpoint is reached, sampled and limited.
 
 Guarantees that a `base_url` is empty or an http(s) base without a trailing slash, without `/chat/completions`
 and without anything that could be a key. Keys themselves are never settings: `api_key_env` names the
@@ -6,16 +6,27 @@ environment variable that holds one.
 """
 
 import re
-from typing import Annotated, Self
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import AfterValidator, model_validator
+from pydantic import AfterValidator, PlainValidator, model_validator
 
 from runtime.config.fields import fixed, free
 from runtime.config.section import Section, conflict
 
 _COMPLETIONS = "/chat/completions"
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
+_MOST_IN_FLIGHT = 4096
+# Where a provider's key is when the setting names the one of OpenAI, which must reach nobody else.
+_KEY_VARIABLES: Mapping[str, str] = {
+    "azure": "AZURE_OPENAI_API_KEY",
+    "anthropic": "ANTHROPIC_API_KEY",
+    "bedrock": "AWS_BEARER_TOKEN_BEDROCK",
+}
+OPENAI_KEY = "OPENAI_API_KEY"
+PROVIDERS_SECRETS = frozenset({*_KEY_VARIABLES.values(), "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"})
+"""Variables of keys that no setting names."""
 
 
 def normalise_base_url(url: str) -> str:
@@ -54,6 +65,29 @@ def variable_name(name: str) -> str:
     return name
 
 
+def _addresses(value: object) -> str | list[str]:
+    """One normalised URL, or a list of several different ones."""
+    if isinstance(value, str):
+        return normalise_base_url(value)
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise ValueError("it is neither text nor a list of texts")
+    urls = [url for each in value if (url := normalise_base_url(each))]
+    if len(set(urls)) < len(urls):
+        raise ValueError("a replica is listed twice")
+    return urls if len(urls) > 1 else "".join(urls)
+
+
+def _window(value: object) -> int | str:
+    """A number of requests or "adaptive"; environment variables hold numbers as text."""
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    if value == "adaptive":
+        return "adaptive"
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST_IN_FLIGHT:
+        raise ValueError("it is no such number")
+    return value
+
+
 def _temperature(default: float) -> float:
     return fixed(default, "Sampling temperature; 0 makes replies as repeatable as the server allows.", ge=0, le=2)
 
@@ -61,33 +95,73 @@ def _temperature(default: float) -> float:
 class Endpoint(Section):
     """One role's endpoint; times in seconds."""
 
-    base_url: Annotated[str, AfterValidator(normalise_base_url)] = free(
+    provider: Literal["openai", "azure", "anthropic", "bedrock"] = free(
+        "openai", "Protocol of the endpoint; openai for all that is compatible."
+    )
+    base_url: Annotated[str | list[str], PlainValidator(_addresses)] = free(
         "",
-        "Where the endpoint is: a .../v1 base or a full .../v1/chat/completions URL; empty until you set it.",
-        allowed="empty or an http(s) URL such as http://localhost:8000/v1",
+        "Where it is, as http://host:8000/v1, or a list of replicas; may stay empty for anthropic and bedrock.",
+        allowed="an http(s) URL such as http://localhost:8000/v1, a list of them, or empty",
     )
     model: str = fixed("", "Model name that is sent with each request.", allowed="a model name as text")
     api_key_env: Annotated[str, AfterValidator(variable_name)] = free(
         "OPENAI_API_KEY",
-        "Environment variable that holds the key; empty sends none. Keys never go into this file.",
+        "Environment variable of the key; empty sends none. Providers other than openai have their own for this one.",
         allowed="the name of an environment variable, in capitals",
+    )
+    api_version: str = fixed(
+        "", "API version for azure and anthropic, where only 2023-06-01 takes temperature.", allowed="a version"
+    )
+    deployment: str = free("", "Deployment at azure; empty for one named as the model.", allowed="a name as text")
+    region: str = free(
+        "", "Region for bedrock; empty takes that of the AWS configuration.", allowed="a region as text"
     )
     temperature: float = _temperature(0.2)
     top_p: float = fixed(0.95, "Nucleus sampling: the share of probability that is sampled from.", ge=0.01, le=1)
     max_tokens: int = fixed(4096, "Longest reply, in tokens.", ge=1, le=1_000_000)
+    max_input_tokens: int = free(
+        0, "Most tokens of messages; longer ones are shortened, not sent. 0: the endpoint decides.", ge=0, le=10**8
+    )
     timeout: float = free(100.0, "Seconds that one attempt may take.", ge=0.1, le=3600)
     deadline: float = free(
         900.0, "Seconds that one call may take with all its attempts and the waits between them.", ge=0.1, le=86400
     )
     attempts: int = free(5, "Attempts before a call is given up as an infrastructure error.", ge=1, le=100)
-    max_in_flight: int = free(32, "Requests open at the same time; keep within the server's limit.", ge=1, le=4096)
+    backoff: float = free(0.5, "Seconds before the first repeat, at most; doubles with each one.", ge=0.001, le=600)
+    backoff_max: float = free(30.0, "Longest wait between two attempts, in seconds.", ge=0.001, le=3600)
+    max_in_flight: Annotated[int | str, PlainValidator(_window)] = free(
+        "adaptive",
+        'Requests open at the same time: a number, or "adaptive" to find what the server takes.',
+        allowed=f'"adaptive" or a whole number from 1 to {_MOST_IN_FLIGHT}',
+    )
+    requests_per_minute: float = free(0.0, "Requests in a minute, at most; 0 is no limit.", ge=0, le=1e9)
+    tokens_per_minute: float = free(0.0, "Tokens in a minute, replies included; 0 is no limit.", ge=0, le=1e12)
     send_seed: bool = fixed(True, "Send a seed with each request; off for servers that refuse the field.")
+    capabilities: dict[str, bool | str] = fixed(
+        {},
+        'What the model\'s name does not tell of it, such as { seed = false, system = "none" }.',
+        allowed="a table of capability = value",
+    )
 
     @model_validator(mode="after")
     def _one_attempt_fits(self) -> Self:
         if self.timeout > self.deadline:
             raise conflict("timeout", "deadline", "must not be longer than")
+        if self.backoff > self.backoff_max:
+            raise conflict("backoff", "backoff_max", "must not be longer than")
         return self
+
+    @property
+    def urls(self) -> list[str]:
+        """The addresses of the replicas, one at least; empty where the provider's SDK is to know it."""
+        return self.base_url if isinstance(self.base_url, list) else [self.base_url]
+
+    @property
+    def key_variable(self) -> str:
+        """The environment variable that holds the key; empty for none."""
+        if self.api_key_env == OPENAI_KEY:
+            return _KEY_VARIABLES.get(self.provider, OPENAI_KEY)
+        return self.api_key_env
 
 
 class PolicyEndpoint(Endpoint):
@@ -112,6 +186,10 @@ class JudgeEndpoint(Endpoint):
     temperature: float = _temperature(0.0)
 
 
+class VisionEndpoint(Endpoint):
+    """The model that looks at images; optional, left out as long as it has no model."""
+
+
 class Models(Section):
     """Model endpoints, one for each role."""
 
@@ -120,3 +198,4 @@ class Models(Section):
     expert: ExpertEndpoint = ExpertEndpoint()
     prm: PrmEndpoint = PrmEndpoint()
     judge: JudgeEndpoint = JudgeEndpoint()
+    vision: VisionEndpoint = VisionEndpoint()

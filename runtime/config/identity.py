@@ -38,7 +38,7 @@ def identity(settings: Settings) -> dict[str, JsonValue]:
     values: dict[str, JsonValue] = {
         key: value
         for key, value in flatten(settings).items()
-        if key in wanted and not (unused and key.startswith(unused))
+        if (key in wanted or key.rpartition(".")[0] in wanted) and not (unused and key.startswith(unused))
     }
     for module, path in settings.agent.prompts.items():
         try:

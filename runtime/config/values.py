@@ -36,6 +36,8 @@ def _plain(value: object) -> JsonValue:
         return value
     if isinstance(value, Mapping) and not value:
         return {}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
     raise TypeError(f"a setting cannot be a {type(value).__name__}")
 
 
@@ -46,6 +48,8 @@ def as_toml(value: JsonValue) -> str:
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(as_toml(item) for item in value)}]"
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{name} = {as_toml(item)}" for name, item in value.items()) + " }" if value else "{}"
     return repr(value)

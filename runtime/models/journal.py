@@ -10,13 +10,14 @@ import asyncio
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 from urllib.parse import quote
 
 import anyio
 
 from runtime.models.budget import Budget
-from runtime.models.chat import ChatReply, ChatRequest
-from runtime.models.endpoint import Endpoint
+from runtime.models.call import Keep
+from runtime.models.chat import ChatReply, ChatRequest, digest_of
 from runtime.models.prices import PriceList
 from store.calls import CallRecord, JournalledReply, Place, load_journal, record_call
 from store.database import Database
@@ -29,11 +30,29 @@ from store.transaction import Transaction
 _CALLS_TO_FINISH = 16
 
 
+class Completions(Protocol):
+    """What answers a role's requests: one endpoint, or a pool of them."""
+
+    def encode(self, request: ChatRequest) -> bytes:
+        """Serialise a request as it is sent."""
+
+    async def complete(
+        self,
+        request: ChatRequest,
+        *,
+        headers: Mapping[str, str],
+        keep: Keep | None = None,
+        body: bytes | None = None,
+        affinity: str = "",
+    ) -> ChatReply:
+        """Ask for one completion, see `Endpoint.complete` and `Pool.complete`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Role:
     """A model role: where it is served and how it is sampled. None leaves a parameter to the endpoint."""
 
-    endpoint: Endpoint
+    endpoint: Completions
     model: str
     temperature: float | None
     top_p: float | None
@@ -90,6 +109,8 @@ class Journal:
         self._task = task
         self._known = known
         self._to_finish: dict[int, int] = {}
+        # A branch is labelled after its parent, whose prefix it shares.
+        self._affinity = trajectory.label.partition("@")[0]
 
     def begin_step(self, step: int) -> None:
         """Say that a step begins. What it needs to end is bought even if the budget is spent meanwhile.
@@ -127,13 +148,16 @@ class Journal:
             max_tokens=chosen.max_tokens,
             seed=self._seed(place) if chosen.send_seed and self._models.seed else None,
         )
-        key = (place, request.digest())
+        body = chosen.endpoint.encode(request)
+        key = (place, digest_of(body))
         known = self._known.get(key)
         if known is None:
-            known = self._known[key] = await self._buy(chosen, request, *key)
+            known = self._known[key] = await self._buy(chosen, request, body, *key)
         return known
 
-    async def _buy(self, role: Role, request: ChatRequest, place: Place, digest: bytes) -> JournalledReply:
+    async def _buy(
+        self, role: Role, request: ChatRequest, body: bytes, place: Place, digest: bytes
+    ) -> JournalledReply:
         # A reply that could not be kept is not paid for.
         await self._models.database.until_usable()
         saving: list[asyncio.Future[JournalledReply]] = []
@@ -147,7 +171,9 @@ class Journal:
             asking = Asking(what=self._described(place), since=anyio.current_time())
             self._models.asking.add(asking)
             try:
-                await role.endpoint.complete(request, headers=self._headers(place), keep=keep)
+                await role.endpoint.complete(
+                    request, headers=self._headers(place), keep=keep, body=body, affinity=self._affinity
+                )
             finally:
                 self._models.asking.discard(asking)
             return await saving[0]

@@ -1,10 +1,10 @@
 """The replicas of a model role: who gets a call, and who is left alone for a while.
 
 The calls of one trajectory and of its branches share a prefix, so they go to the replica that has seen it, as long
-as it has room while others have not; others go where the load is least. A replica that fails several times in a row is
-taken out and tried again with single calls, at growing intervals. What fails at one replica is asked of another
-within the call's deadline, without waiting. With all replicas out, the one that is due first is asked all the same:
-being out is a guess, and a guess must not fail a call.
+as it has room while others have not; others go where the load is least. A replica that fails several times in a
+row is taken out and tried again with single calls, at growing intervals. What fails at one replica is asked of
+another within the call's deadline, without waiting. With all replicas out, the one that is due first is asked all
+the same: being out is a guess, and a guess must not fail a call.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import anyio
 from runtime.models.call import Call, Keep
 from runtime.models.chat import ChatReply, ChatRequest
 from runtime.models.endpoint import Endpoint, EndpointSnapshot
-from runtime.models.errors import EndpointStopped
+from runtime.models.errors import EndpointStopped, EndpointUnavailable
 from runtime.models.faults import REFUSED, Fault
 from runtime.models.settings import EndpointSettings
 
@@ -183,12 +183,17 @@ class Pool:
 
     async def _attempt(self, replica: _Replica, call: Call) -> ChatReply | None:
         """One attempt at one replica: a reply, or None with the call's fault set. Raises the final ones."""
+        before = call.attempts
         try:
             reply = await replica.endpoint.attempt(call)
         except EndpointStopped:
             if all(each.endpoint.is_stopped for each in self._replicas):
                 raise
             return None
+        except EndpointUnavailable:
+            if call.fault is not None and call.attempts > before:
+                replica.failed(call.fault)
+            raise
         finally:
             replica.let_go()
         if reply is not None:

@@ -22,7 +22,6 @@ UNUSABLE = {
     "no fence": ("Thought: easy.\nCode:\nprint(1)", "no code block"),
     "garbage": (GARBAGE, "no code block"),
     "empty": ("", "empty"),
-    "only thinking": ("<think>hm, hm, hm", "thinking"),
     "cut off": ("Thought: long.\nCode:\n```python\nprint(1)", "not closed"),
     "empty block": ("Thought: short.\nCode:\n```python\n```", "empty"),
 }
@@ -48,6 +47,26 @@ async def test_an_unusable_reply_of_the_policy_is_a_failed_step_and_the_trajecto
     (next_action,) = (ask for ask in played.models.of("policy", "action") if ask.step == 2)
     assert (next_action.messages[-2].role, next_action.messages[-2].content) == ("assistant", reply)
     assert next_action.last.startswith(f"Observation of step 1:\n{lost.observation}\n")
+
+
+async def test_a_policy_that_never_stops_thinking_loses_the_step_and_the_thoughts_stay_out_of_its_sight(
+    data: Path,
+) -> None:
+    script = Script(actions=("unused", "stop('42', '')"), replies={0: "<think>hm, hm, hm"})
+    played = await play(script.answer, data)
+    lost, _ = await steps_of(data)
+    assert lost.failed
+    assert lost.observation
+    assert played.summary.trajectories == Outcomes(success=1)
+
+
+async def test_thoughts_before_an_action_are_no_part_of_it(data: Path) -> None:
+    reply = f"<think>stop('41', '')?</think>\n{render_reply('Well.', 'print(6 * 7)')}"
+    script = Script(actions=("unused", "stop('42', '')"), replies={0: reply})
+    played = await play(script.answer, data)
+    first, _ = await steps_of(data)
+    assert (first.observation, first.action) == ("42", render_reply("Well.", "print(6 * 7)"))
+    assert not any("41" in ask.last for ask in played.models.asks)
 
 
 async def test_a_policy_that_never_writes_code_ends_by_its_steps_and_fails(data: Path) -> None:

@@ -1,0 +1,131 @@
+"""The daemon: opens what a run needs or says what is missing, works until nothing is left, and goes on later."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import anyio
+import pytest
+
+from runtime.config.settings import Settings
+from runtime.daemon import open_daemon
+from runtime.errors import ConfigError
+from runtime.runs import RunChangedError
+from store.errors import DataLockedError
+from store.events import Event, Resumed
+from store.tasks import ChangedTaskError
+from tests.acceptance.running import settings_for, work
+from tests.acceptance.scripted import Ask, Script, scripted_models, task
+from tests.crash.processes import descendants, wait_until_gone
+
+DEADLINE_S = 60
+NOBODY = "http://127.0.0.1:9/v1"
+SCRIPT = Script(actions=("print(1)", "stop('42', '')"))
+
+
+async def test_settings_without_endpoints_are_refused_with_what_to_set(data: Path) -> None:
+    settings = Settings.model_validate({"run": {"data": data}})
+    with pytest.raises(ConfigError, match=r"models\.policy\.base_url.*cso demo"):
+        async with open_daemon(settings, {}):
+            pass
+    assert not data.exists()
+
+
+async def test_the_judge_needs_an_endpoint_only_where_a_model_judges(data: Path) -> None:
+    changes = {"models.judge.base_url": "", "judge.method": "model"}
+    with pytest.raises(ConfigError, match=r"models\.judge\.base_url"):
+        async with open_daemon(settings_for(NOBODY, data, changes), {}):
+            pass
+    async with open_daemon(settings_for(NOBODY, data, {"models.judge.base_url": ""}), {}) as daemon:
+        assert daemon.run.name == "test"
+
+
+async def test_names_that_nothing_goes_by_are_refused(data: Path) -> None:
+    with pytest.raises(ConfigError, match=r"agent\.name.*'unheard-of'"):
+        async with open_daemon(settings_for(NOBODY, data, {"agent.name": "unheard-of"}), {}):
+            pass
+    with pytest.raises(ConfigError, match=r"search\.backend.*'unheard-of'"):
+        async with open_daemon(settings_for(NOBODY, data, {"search.backend": "unheard-of"}), {}):
+            pass
+
+
+async def test_one_data_directory_has_one_daemon(data: Path) -> None:
+    with anyio.fail_after(DEADLINE_S):
+        async with open_daemon(settings_for(NOBODY, data), {}):
+            with pytest.raises(DataLockedError):
+                async with open_daemon(settings_for(NOBODY, data), {}):
+                    pass
+        async with open_daemon(settings_for(NOBODY, data), {}):
+            pass
+
+
+async def test_a_run_goes_on_only_under_the_settings_that_it_was_begun_with(data: Path) -> None:
+    async with open_daemon(settings_for(NOBODY, data), {}):
+        pass
+    changes = {"critical.good_min": 0.8, "verify.rollouts": 2}
+    with pytest.raises(RunChangedError, match=r"critical\.good_min") as caught:
+        async with open_daemon(settings_for(NOBODY, data, changes), {}):
+            pass
+    assert caught.value.changes == {"critical.good_min": (0.6, 0.8), "verify.rollouts": (1, 2)}
+    async with open_daemon(settings_for(NOBODY, data, {**changes, "run.name": "other"}), {}) as daemon:
+        assert daemon.run.name == "other"
+
+
+async def test_a_task_that_is_handed_in_again_is_known_and_a_changed_one_refused(data: Path) -> None:
+    async with open_daemon(settings_for(NOBODY, data), {}) as daemon:
+        first = await daemon.control.submit([task("a"), task("b")])
+        again = await daemon.control.submit([task("b"), task("c")])
+        assert (first.new, first.known, again.new, again.known) == (2, 0, 1, 1)
+        with pytest.raises(ChangedTaskError, match="'a'"):
+            await daemon.control.submit([task("a", answer="another")])
+
+
+async def test_a_task_whose_file_is_missing_is_refused_by_name(data: Path, tmp_path: Path) -> None:
+    async with open_daemon(settings_for(NOBODY, data), {}) as daemon:
+        with pytest.raises(ConfigError, match=r"'a'.*nowhere\.csv"):
+            await daemon.control.submit([task("a", file=tmp_path / "nowhere.csv")])
+
+
+async def test_work_that_is_cancelled_keeps_the_replies_under_way_and_goes_on_from_there(data: Path) -> None:
+    asked, release = anyio.Event(), anyio.Event()
+
+    async def slow(ask: Ask) -> str | int:
+        if (ask.module, ask.step) == ("action", 1):
+            asked.set()
+            await release.wait()
+        return await SCRIPT.answer(ask)
+
+    seen: list[Event] = []
+    async with scripted_models(slow) as models:
+        settings = settings_for(models.url, data)
+        with anyio.fail_after(DEADLINE_S):
+            async with open_daemon(settings, {}) as daemon:
+                await daemon.control.submit([task()])
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(lambda: daemon.work(until_drained=True))
+                    await asked.wait()
+                    tasks.cancel_scope.cancel()
+                    release.set()
+        summary = await work(settings, [task()], watchers=[seen.append])
+    assert summary.trajectories.success == 1
+    places = [(ask.module, ask.step) for ask in models.of("policy")]
+    assert places == [("plan", 0), ("action", 0), ("plan", 1), ("action", 1), ("end", -1)]
+    (resumed,) = (event for event in seen if isinstance(event, Resumed))
+    assert (resumed.deliveries, resumed.trajectories, resumed.steps, resumed.calls) == (1, 1, 1, 4)
+
+
+async def test_nothing_is_left_behind_when_the_daemon_is_closed(data: Path) -> None:
+    async with scripted_models(SCRIPT.answer) as models:
+        settings = settings_for(models.url, data)
+        with anyio.fail_after(DEADLINE_S):
+            async with open_daemon(settings, {}) as daemon:
+                await daemon.control.submit([task()])
+                await daemon.work(until_drained=True)
+                started = descendants(os.getpid())
+                assert started
+    assert await wait_until_gone(started) == []
+    left = sorted(path.name for path in data.rglob("*") if path.is_dir())
+    assert not any(name.isdecimal() for name in left)
+
+
