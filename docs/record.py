@@ -16,6 +16,7 @@ from rich.text import Text
 
 COLUMNS = 108
 PICTURE = Path(__file__).with_name("demo.svg")
+_MOVES = re.compile(r"(?:\x1b\[\d*[AK])+")
 _WEB_FONTS = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 
 
@@ -48,7 +49,8 @@ def record(program: list[str], folder: Path) -> tuple[str, str]:
             output += chunk
         if process.wait() != 0:
             raise SystemExit(f"the demo ended with status {process.returncode}")
-    lines = output.decode().replace("\r", "").splitlines()
+    # Each redraw of the bars goes back up over the last one; here it begins a line instead.
+    lines = _MOVES.sub("\n", output.decode().replace("\r", "")).splitlines()
     bars = [line for line in lines if "━" in line][-5:]
     table = next(number for number, line in enumerate(lines) if "tasks" in line and "finished" in line)
     return "\n".join(bars), "\n".join(lines[table:])

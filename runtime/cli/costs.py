@@ -19,9 +19,8 @@ def spending_rows(summary: Summary, currency: str) -> Iterator[tuple[str, str]]:
         for stage, one in stages.items():
             yield f"  {stage}", _sum(one, currency)
     if summary.pairs and spending:
-        yield "per pair", _sum(in_all.per(summary.pairs), currency)
-        for name, one in {**roles, **stages}.items():
-            yield f"  {name}", _sum(one.per(summary.pairs), currency)
+        tokens = {role: f"{one.per(summary.pairs).tokens:,.0f}" for role, one in roles.items()}
+        yield "per pair", _each(_sum(in_all.per(summary.pairs), currency), tokens)
 
 
 def money(amount: float, currency: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import anyio
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from runtime.cli.output import say
 from runtime.cli.tally import Tally
@@ -48,7 +48,6 @@ async def _bars(tally: Tally) -> None:
         TextColumn("{task.completed:>6.0f}/{task.total:<6.0f}"),
         TextColumn("{task.fields[rate]:>8}"),
         TextColumn("{task.fields[note]}", style="dim"),
-        TimeElapsedColumn(),
         console=Console(stderr=True),
         auto_refresh=False,
     )
@@ -102,15 +101,16 @@ class _Bars:
                 tally.branches.total(),
                 f"{tally.branches['success']} verified, {tally.branches['failure']} refuted",
             ),
-            "pairs": (tally.pairs, tally.critical, _bought(tally)),
-            "tasks done": (tally.tasks_finished, tally.tasks, _trouble(tally)),
+            "pairs": (tally.pairs, tally.pairs, _bought(tally)),
+            "tasks done": (tally.tasks_finished, tally.tasks, self._time_and_trouble()),
         }
+
+    def _time_and_trouble(self) -> str:
+        minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
+        failed = self._tally.failed_deliveries
+        return f"{minutes}:{seconds:02d} min" + (f", {failed} failed deliveries" if failed else "")
 
 
 def _bought(tally: Tally) -> str:
     text = f"{tally.calls.total()} model calls, {tally.tokens:,} tokens"
     return f"{text}, cost {tally.cost:,.2f}" if tally.cost else text
-
-
-def _trouble(tally: Tally) -> str:
-    return f"{tally.failed_deliveries} failed deliveries" if tally.failed_deliveries else ""
