@@ -53,13 +53,15 @@ async def with_code(folder: Path, url: str, lag: Lag) -> float:
 def measure_without_code() -> list[Figure]:
     """The figures of agents that run no code, on one core."""
     lag = Lag()
-    with tempfile.TemporaryDirectory(prefix="cso-bench-") as folder:
-        with serving(latency=QUICK_REPLY_S, tasks=AGENTS, steps=STEPS) as url:
-            pin(0)
-            try:
-                seconds = anyio.run(without_code, Path(folder), url, lag)
-            finally:
-                unpin()
+    with (
+        tempfile.TemporaryDirectory(prefix="cso-bench-") as folder,
+        serving(latency=QUICK_REPLY_S, tasks=AGENTS, steps=STEPS) as url,
+    ):
+        pin(0)
+        try:
+            seconds = anyio.run(without_code, Path(folder), url, lag)
+        finally:
+            unpin()
     return [
         Figure(
             name=f"{AGENTS} agents, {CALLS} calls of {QUICK_REPLY_S} s, no code",

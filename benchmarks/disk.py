@@ -65,7 +65,9 @@ async def _write_trajectories(folder: Path, url: str) -> tuple[int, int]:
 async def _size(database: Database) -> int:
     """The bytes of the database's file with everything in it that is committed."""
     async with database.snapshot() as connection:
-        rows = await connection.execute_fetchall("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
+        rows = await connection.execute_fetchall(
+            "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+        )
     return int(next(iter(rows))[0])
 
 
@@ -75,7 +77,9 @@ async def _json_lines_bytes(folder: Path) -> float:
     async with Reader(folder) as reader:
         rows = await reader.fetch("SELECT c.id FROM calls c WHERE c.trajectory <= ?", (_SHOWN,))
         for row in rows:
-            messages = [{"role": message.role, "content": message.content} for message in await load_request(reader, row[0])]
+            messages = [
+                {"role": message.role, "content": message.content} for message in await load_request(reader, row[0])
+            ]
             size += len(orjson.dumps({"messages": messages})) + 1
     return size / _SHOWN
 

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 
 from benchmarks.figures import Figure, percentile, run_alone
 from runtime.bus import Bus, Retries
@@ -73,7 +74,8 @@ class Bench:
 
     async def finish(self) -> None:
         """Wait until every event has been handled and its completion committed."""
-        while len(self.sink.reached) < len(self.published) or await self.database.write(_owed) > 0:
+        # The database is what is waited for, and it has no event for us.
+        while len(self.sink.reached) < len(self.published) or await self.database.write(_owed) > 0:  # noqa: ASYNC110
             await anyio.sleep(0.001)
 
     def delays(self) -> list[float]:
@@ -129,7 +131,7 @@ async def latency(folder: Path) -> list[float]:
         for number in range(int(RATE * RATE_SECONDS)):
             await anyio.sleep(max(0.0, started + number / RATE - time.perf_counter()))
             tasks.start_soon(bench.publish)
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
         await bench.finish()
         return bench.delays()
 
@@ -184,7 +186,9 @@ def measure() -> list[Figure]:
             at_least=8_000,
         ),
         Figure(name=f"publish to handler p50, {RATE} events/s", value=percentile(delays, 50), unit="ms"),
-        Figure(name=f"publish to handler p99, {RATE} events/s", value=percentile(delays, 99), unit="ms", at_most=25.0),
+        Figure(
+            name=f"publish to handler p99, {RATE} events/s", value=percentile(delays, 99), unit="ms", at_most=25.0
+        ),
         Figure(name=f"publish to handler max, {RATE} events/s", value=max(delays), unit="ms"),
     ]
 

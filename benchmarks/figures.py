@@ -71,7 +71,10 @@ class Lag:
         return [
             Figure(name=f"event-loop lag p50, {during}", value=1e3 * percentile(self.samples, 50), unit="ms"),
             Figure(
-                name=f"event-loop lag p99, {during}", value=1e3 * percentile(self.samples, 99), unit="ms", at_most=50.0
+                name=f"event-loop lag p99, {during}",
+                value=1e3 * percentile(self.samples, 99),
+                unit="ms",
+                at_most=50.0,
             ),
             Figure(name=f"event-loop lag max, {during}", value=1e3 * max(self.samples), unit="ms"),
         ]

@@ -21,6 +21,7 @@ from runtime.agents.main.agent import MainAgent
 from runtime.bus import Bus, Retries
 from runtime.config.settings import Run, Settings
 from runtime.executor import LocalExecutor
+from runtime.handler import Handler
 from runtime.models.endpoint import Endpoint
 from runtime.models.journal import Models, Role
 from runtime.models.settings import EndpointSettings
@@ -67,7 +68,8 @@ class Collecting:
         started = time.perf_counter()
         await self.database.write(partial(_submit, first=self._submitted, count=tasks))
         self._submitted += tasks
-        while await self.database.write(_owed) > 0:
+        # The database is what is waited for, and it has no event for us.
+        while await self.database.write(_owed) > 0:  # noqa: ASYNC110
             await anyio.sleep(0.002)
         return time.perf_counter() - started
 
@@ -121,6 +123,7 @@ async def collecting(
         executor = LocalExecutor(equipment, Slots(rollouts))
         services = Services(settings=settings, database=database, models=models, agent=agent, executor=executor)
         tasks = await stack.enter_async_context(anyio.create_task_group())
-        tasks.start_soon(bus.run, database, [Collect(services)])
+        handlers: list[Handler] = [Collect(services)]
+        tasks.start_soon(bus.run, database, handlers)
         yield Collecting(database)
         tasks.cancel_scope.cancel()

@@ -16,7 +16,7 @@ _LEAST_CHARACTERS = 4
 
 
 def configured_secrets(settings: Settings, environ: Mapping[str, str]) -> set[str]:
-    """The values of all variables that hold a key or token: those that settings name, and those that SDKs look for."""
+    """The values of all variables that hold a key or token: those that settings name, and those that SDKs read."""
     names = {str(value) for key, value in flatten(settings).items() if key.endswith(_VARIABLE)}
     names |= PROVIDERS_SECRETS
     return {environ[name] for name in names if name and name in environ}

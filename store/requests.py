@@ -26,7 +26,8 @@ _COMMON = (
     rb'"\n\nDirect answer to the task: "Progress state at the end:\n","\n\nThe run ended: stopped.\n",'
     rb'"\n\nWrite the final result."]]Recent steps:\n"Step 3:\n"\n\nCandidate action of step 3:\n"'
     rb'"\n\nScore this candidate."]]"Progress state at step 3:\n",120,"\n\nWrite the action of step 3."]]'
-    rb'[12345,["s",12301],["u","Task: ",12001,"\n\n","Progress state before step 3:\n",120,"\n\nWrite the plan of step 3."]]'
+    rb'[12345,["s",12301],["u","Task: ",12001,"\n\n","Progress state before step 3:\n",120,'
+    rb'"\n\nWrite the plan of step 3."]]'
 ) + b"".join(rb'["a",%d],["u","Observation of step %d:\n",%d],' % (900 - 70 * i, i, 860 - 70 * i) for i in range(10))
 # Without zlib's header and checksum, and with the smallest window that holds dictionary and request.
 _WINDOW = -15

@@ -244,7 +244,7 @@ class Writer:
         self._finished.extend(group)
 
     def _hand_out(self) -> None:
-        """Give out some results, and the rest in the loop's next rounds: all at once, their readers would hold it up."""
+        """Give out some results, and the rest in the loop's next rounds: all at once would hold it up."""
         for _ in range(min(_HAND_OUT, len(self._finished))):
             pending = self._finished.popleft()
             if pending.waiter.cancelled():

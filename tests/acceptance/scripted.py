@@ -163,7 +163,7 @@ class Played:
 
 def task(name: str = "t", answer: str = "42", file: Path | None = None) -> TaskRecord:
     """A task whose question names it."""
-    return TaskRecord(name, f"What is the answer to {name}?", answer, None if file is None else str(file), {})
+    return TaskRecord(name, f"What is the answer to {name}?", answer, file, {})
 
 
 async def play(
@@ -172,9 +172,7 @@ async def play(
     """Run the method over scripted models, by default on one task, until nothing is left to do."""
     events: list[Event] = []
     async with scripted_models(answer) as models:
-        summary = await work(
-            settings_for(models.url, data, changes), tasks or [task()], watchers=[events.append]
-        )
+        summary = await work(settings_for(models.url, data, changes), tasks or [task()], watchers=[events.append])
     return Played(data=data, models=models, summary=summary, events=events)
 
 

@@ -40,7 +40,9 @@ CHANGES = (
 )
 
 
-async def branches_of(reader: Reader, events: list[BranchCompleted]) -> list[tuple[Trajectory, list[Step], list[Step]]]:
+async def branches_of(
+    reader: Reader, events: list[BranchCompleted]
+) -> list[tuple[Trajectory, list[Step], list[Step]]]:
     """Each branch with its steps and its parent's."""
     found = []
     for event in events:

@@ -96,9 +96,8 @@ async def everything(folder: Path, fault: Fault, *, key: str = KEY) -> tuple[lis
         config = write_configuration(folder, url)
         ran = [await cso("run", tasks, "--config", config, environ=environ)]
         ran.append(await cso("doctor", "--config", config, "--data", data, environ=environ))
-    for words in (("status",), ("status", "--json"), ("config", "--json")):
-        ran.append(await cso(*words, "--config", config, environ=environ))
-    ran.append(await cso("tail", "--data", data, "--no-follow", "--json", environ=environ))
+    looks = (("status",), ("status", "--json"), ("config", "--json"), ("tail", "-n", "0", "--json"))
+    ran += [await cso(*words, "--config", config, environ=environ) for words in looks]
     ran.append(await cso("run", tasks, "--config", config, "--run", "other", environ={VARIABLE: f"{KEY}\x07"}))
     return ran, data
 
@@ -127,13 +126,17 @@ def contents(data: Path) -> list[tuple[str, bytes]]:
     "fault", [echoed, refused, lambda _number, _request: None], ids=["echoed", "refused", "none"]
 )
 async def test_nothing_that_a_run_leaves_behind_holds_a_key(data: Path, fault: Fault) -> None:
-    data.mkdir(mode=0o711)
-    ran, left = await everything(data, fault)
+    ran, data = await everything(data.parent, fault)
+    left = contents(data)
     places = [f"stdout of command {number}" for number, one in enumerate(ran) if KEY in one.output]
     places += [f"stderr of command {number}" for number, one in enumerate(ran) if KEY in one.said]
-    places += [place for place, content in contents(left) if KEY.encode() in content]
+    places += [place for place, content in left if KEY.encode() in content]
     assert places == []
     # Whoever looks for a key and finds none must have looked where it could be.
     assert ran[0].status == (0 if fault not in (echoed, refused) else 1)
     assert all(one.output or one.said for one in ran)
+    if fault is echoed:
+        assert any(
+            b"[key]" in content or b"[redacted]" in content for place, content in left if "deliveries" in place
+        )
     assert "holds characters that no key has" in ran[-1].said

@@ -95,7 +95,9 @@ async def test_rejected_reads_back_to_exactly_the_action_that_the_trajectory_exe
             assert (rejected.code, rejected.thought, rejected.problem) == (action.code, action.thought, None)
 
 
-async def test_chosen_and_rejected_are_what_expert_and_policy_really_said(finished: Finished, exported: Exported) -> None:
+async def test_chosen_and_rejected_are_what_expert_and_policy_really_said(
+    finished: Finished, exported: Exported
+) -> None:
     """Asked of the stand-ins once more, which always say the same: nothing in between changed the code."""
     standins = Standins(finished.world)
     for pair, row in exported.pairs:

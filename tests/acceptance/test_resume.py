@@ -100,7 +100,6 @@ async def test_a_demo_killed_again_and_again_makes_the_same_pairs_and_pays_for_n
     assert made.total() - len(made) == len(requests) - uninterrupted.requests
 
 
-
 async def test_a_demo_that_was_stopped_goes_on_and_repeats_no_request_at_all(
     uninterrupted: Uninterrupted, data: Path
 ) -> None:

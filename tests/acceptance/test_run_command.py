@@ -1,4 +1,4 @@
-"""`cso run`, `status` and `export` on a user's own task file, against an endpoint that is configured by environment."""
+"""`cso run`, `status` and `export` on a user's own task file; the environment says where the endpoint is."""
 
 from __future__ import annotations
 

@@ -154,4 +154,4 @@ def test_an_endpoint_without_a_key_does_not_hide_the_command_line() -> None:
 def test_the_variable_of_the_token_is_no_unknown_setting() -> None:
     assert load_settings(None, {"CSO_API_TOKEN": "t"}, {}).settings == Settings()
     named = _file("[api]\ntoken_env = 'CSO_MINE'\n")
-    assert load_settings(named, {"CSO_MINE": "t"}, {}).settings.api.token_env == "CSO_MINE"
+    assert load_settings(named, {"CSO_MINE": "t"}, {}).settings.api.token_env == "CSO_MINE"  # noqa: S105 - a variable

@@ -19,9 +19,7 @@ async def left_alone() -> Facts:
 
 
 async def test_work_killed_again_and_again_ends_as_if_it_had_been_left_alone(left_alone: Facts) -> None:
-    report = await disturbed(
-        seed=1, world=WORLD, tasks=TASKS, number=signal.SIGKILL, endings=6, expected=left_alone
-    )
+    report = await disturbed(seed=1, world=WORLD, tasks=TASKS, number=signal.SIGKILL, endings=6, expected=left_alone)
     assert report.problems == []
     assert report.endings == 6
     # A harness that never caught a call in flight would prove little.
@@ -29,9 +27,7 @@ async def test_work_killed_again_and_again_ends_as_if_it_had_been_left_alone(lef
 
 
 async def test_work_stopped_again_and_again_repeats_nothing_at_all(left_alone: Facts) -> None:
-    report = await disturbed(
-        seed=2, world=WORLD, tasks=TASKS, number=signal.SIGTERM, endings=4, expected=left_alone
-    )
+    report = await disturbed(seed=2, world=WORLD, tasks=TASKS, number=signal.SIGTERM, endings=4, expected=left_alone)
     assert report.problems == []
     assert report.endings == 4
     assert report.repeated == 0

@@ -118,7 +118,8 @@ def test_the_gain_over_the_controls_must_exceed_the_margin(
     margin: float, successes: int, controls: int, made: bool
 ) -> None:
     def outcomes(count: int) -> list[Outcome]:
-        return ["success"] * count + ["failure"] * (4 - count)
+        ends: tuple[Outcome, Outcome] = ("success", "failure")
+        return [ends[number >= count] for number in range(4)]
 
     settings = Verify(rollouts=4, controls=4, margin=margin)
     found = decide(settings, [*branches(BETTER, outcomes(successes)), *branches(OWN, outcomes(controls))])

@@ -1,7 +1,8 @@
-"""Prefer: one pair for each verified step and alternative, whichever branch ends last and however often it is told."""
+"""Prefer: one pair for each verified step and alternative, whichever branch ends last and however often told."""
 
 from __future__ import annotations
 
+from operator import methodcaller
 from pathlib import Path
 
 import anyio
@@ -49,7 +50,7 @@ async def test_a_branch_that_is_told_of_again_makes_no_second_pair(data: Path) -
     with anyio.fail_after(30):
         async with open_daemon(settings, {}, watchers=[seen.append]) as daemon:
             for event in again:
-                await daemon.database.write(lambda transaction, event=event: transaction.publish(event))
+                await daemon.database.write(methodcaller("publish", event))
             await daemon.work(until_drained=True)
             assert await count_owed(daemon.database, [daemon.run.id]) == 0
     assert await pairs_of(data) == before

@@ -48,9 +48,7 @@ async def test_alternatives_go_highest_score_first_until_one_succeeds(data: Path
 
 
 async def test_all_good_alternatives_are_tried_where_the_first_success_is_not_to_end_it(data: Path) -> None:
-    played = await play(
-        SCRIPT.answer, data, changes={"resample.alternatives": 3, "verify.first_success": False}
-    )
+    played = await play(SCRIPT.answer, data, changes={"resample.alternatives": 3, "verify.first_success": False})
     assert [event.outcome for event in completed([*played.events])] == ["failure", "success", "success"]
     assert played.summary.pairs == 2
     assert played.summary.supervised_share == 0.5

@@ -29,7 +29,7 @@ async def test_settings_without_endpoints_are_refused_with_what_to_set(data: Pat
     with pytest.raises(ConfigError, match=r"models\.policy\.base_url.*cso demo"):
         async with open_daemon(settings, {}):
             pass
-    assert not data.exists()
+    assert not await anyio.Path(data).exists()
 
 
 async def test_the_judge_needs_an_endpoint_only_where_a_model_judges(data: Path) -> None:
@@ -125,7 +125,5 @@ async def test_nothing_is_left_behind_when_the_daemon_is_closed(data: Path) -> N
                 started = descendants(os.getpid())
                 assert started
     assert await wait_until_gone(started) == []
-    left = sorted(path.name for path in data.rglob("*") if path.is_dir())
+    left = [path.name async for path in anyio.Path(data).rglob("*") if await path.is_dir()]
     assert not any(name.isdecimal() for name in left)
-
-
