@@ -121,7 +121,8 @@ async def throughput(folder: Path) -> float:
             for _ in range(PUBLISHERS):
                 tasks.start_soon(publisher)
         await bench.finish()
-        return len(bench.published) / (time.perf_counter() - started)
+        rate = len(bench.published) / (time.perf_counter() - started)
+    return rate
 
 
 async def latency(folder: Path) -> list[float]:
@@ -133,7 +134,8 @@ async def latency(folder: Path) -> list[float]:
             tasks.start_soon(bench.publish)
         await anyio.lowlevel.checkpoint()
         await bench.finish()
-        return bench.delays()
+        delays = bench.delays()
+    return delays
 
 
 @contextmanager

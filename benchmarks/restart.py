@@ -63,6 +63,12 @@ class Models:
     first: float | None = None
     asked: anyio.Event = field(default_factory=anyio.Event)
 
+    def seconds_since(self, began: float) -> float:
+        """How long it took until the first question, which must have come."""
+        if self.first is None:
+            raise RuntimeError("no model was asked")
+        return self.first - began
+
     async def answer(self, request: web.Request) -> web.Response:
         """Reply with what the module wants."""
         if self.first is None:
@@ -217,8 +223,7 @@ async def start(folder: Path, models: Models, *, beside: list[list[str]] | None 
     try:
         with anyio.fail_after(120):
             await models.asked.wait()
-        assert models.first is not None  # it was asked
-        seconds = models.first - began
+        seconds = models.seconds_since(began)
         for command in beside or []:
             await anyio.run_process([sys.executable, "-m", "runtime.cli.main", *command], cwd=folder, check=True)
         await anyio.sleep(WATCHED_S)

@@ -21,7 +21,7 @@ from runtime.agents.main.agent import MainAgent
 from runtime.bus import Bus, Retries
 from runtime.config.settings import Run, Settings
 from runtime.executor import LocalExecutor
-from runtime.handler import Handler
+from runtime.handler import HandlerClass
 from runtime.models.endpoint import Endpoint
 from runtime.models.journal import Models, Role
 from runtime.models.settings import EndpointSettings
@@ -123,7 +123,7 @@ async def collecting(
         executor = LocalExecutor(equipment, Slots(rollouts))
         services = Services(settings=settings, database=database, models=models, agent=agent, executor=executor)
         tasks = await stack.enter_async_context(anyio.create_task_group())
-        handlers: list[Handler] = [Collect(services)]
-        tasks.start_soon(bus.run, database, handlers)
+        make: HandlerClass = Collect
+        tasks.start_soon(bus.run, database, [make(services)])
         yield Collecting(database)
         tasks.cancel_scope.cancel()

@@ -26,8 +26,12 @@ class Handler(Protocol):
     """
 
     name: str
-    consumes: tuple[type[Event], ...]
     workers: int
+
+    @property
+    def consumes(self) -> tuple[type[Event], ...]:
+        """The kinds of events that it takes."""
+        ...
 
     async def handle(self, event: Event) -> Result:
         """Do the stage's work for one event.

@@ -96,7 +96,7 @@ class Endpoint(Section):
     """One role's endpoint; times in seconds."""
 
     provider: Literal["openai", "azure", "anthropic", "bedrock"] = free(
-        "openai", "Protocol of the endpoint; openai for all that is compatible."
+        "openai", "Protocol of the endpoint; openai: and all that speak it."
     )
     base_url: Annotated[str | list[str], PlainValidator(_addresses)] = free(
         "",
@@ -131,7 +131,7 @@ class Endpoint(Section):
     backoff_max: float = free(30.0, "Longest wait between two attempts, in seconds.", ge=0.001, le=3600)
     max_in_flight: Annotated[int | str, PlainValidator(_window)] = free(
         "adaptive",
-        'Requests open at the same time: a number, or "adaptive" to find what the server takes.',
+        "Requests open at once; adaptive finds the limit.",
         allowed=f'"adaptive" or a whole number from 1 to {_MOST_IN_FLIGHT}',
     )
     requests_per_minute: float = free(0.0, "Requests in a minute, at most; 0 is no limit.", ge=0, le=1e9)

@@ -62,7 +62,7 @@ def test_a_path_that_is_no_file_is_refused_with_the_next_step(tmp_path: Path) ->
 def test_each_variable_is_a_layer_of_its_own_with_its_value_decoded() -> None:
     layers, unread = read_environment(
         {
-            "CSO_MODELS__POLICY__MAX_IN_FLIGHT": "8",
+            "CSO_AGENT__MAX_STEPS": "8",
             "CSO_VERIFY__FIRST_SUCCESS": "false",
             "CSO_RUN__NAME": "12",
             "CSO_AGENT__PROMPTS__PLAN": "plan.txt",
@@ -72,7 +72,7 @@ def test_each_variable_is_a_layer_of_its_own_with_its_value_decoded() -> None:
     )
     assert unread == []
     assert {layer.source.name: layer.data for layer in layers} == {
-        "CSO_MODELS__POLICY__MAX_IN_FLIGHT": {"models": {"policy": {"max_in_flight": 8}}},
+        "CSO_AGENT__MAX_STEPS": {"agent": {"max_steps": 8}},
         "CSO_VERIFY__FIRST_SUCCESS": {"verify": {"first_success": False}},
         "CSO_RUN__NAME": {"run": {"name": "12"}},
         "CSO_AGENT__PROMPTS__PLAN": {"agent": {"prompts": {"plan": "plan.txt"}}},

@@ -28,7 +28,11 @@ def _in_file(key: str, value: object) -> list[str]:
         ("verify.first_success", [1], "verify.first_success must be true or false, got a list"),
         ("judge.method", {}, 'judge.method must be "exact" or "model", got a table'),
         ("judge.method", None, 'judge.method must be "exact" or "model", got a NoneType'),
-        ("models.policy.base_url", "x", "URL such as http://localhost:8000/v1, got text: it does not start with"),
+        (
+            "models.policy.base_url",
+            "x",
+            "URL such as http://localhost:8000/v1, a list of them, or empty, got text: it does not start",
+        ),
         ("agent.prompts.Bad", "x", "agent.prompts.Bad must be a table of module name = path"),
     ],
 )

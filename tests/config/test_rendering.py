@@ -26,7 +26,8 @@ def test_every_setting_is_in_the_shipped_file() -> None:
     origins = load_settings(SHIPPED, {}, {}).origins
     # An empty table has no entries of its own that could be traced to a line.
     defaults = {key for key, origin in origins.items() if origin.kind == "default"}
-    assert defaults == {"agent.prompts", "prices"}
+    roles = ("policy", "expert", "prm", "judge", "vision")
+    assert defaults == {"agent.prompts", "prices", *(f"models.{role}.capabilities" for role in roles)}
     assert origins.keys() == flatten(Settings()).keys()
 
 

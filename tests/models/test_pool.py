@@ -144,18 +144,6 @@ async def test_a_replica_that_has_recovered_takes_part_again(monkeypatch: pytest
         assert policy.replicas()[0].out_for == 0
 
 
-async def test_a_replica_that_is_tried_again_gets_a_single_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runtime.models.pool._FIRST_ABSENCE", 0.01)
-    async with servers(failure(500), after(0.05)) as (ill, well), pool(ill.url, well.url) as policy:
-        while policy.replicas()[0].out_for == 0:
-            await policy.complete(REQUEST, headers={})
-        monkeypatch.setattr("runtime.models.pool._FIRST_ABSENCE", 60.0)
-        await anyio.sleep(0.02)
-        asked = len(ill.requests)
-        await together(*[lambda: policy.complete(REQUEST, headers={}) for _ in range(20)])
-        assert len(ill.requests) == asked + 1
-
-
 async def test_with_all_replicas_out_calls_are_made_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runtime.models.pool._FIRST_ABSENCE", 60.0)
     async with servers(failure(500), failure(500)) as (one, other), pool(one.url, other.url) as policy:
