@@ -19,6 +19,7 @@ from store.requests import decode_request, encode_request, referenced_blobs
 from store.transaction import Transaction
 
 WHOLE_TRAJECTORY = -1  # the step of calls that belong to none: the end, the direct answer, the judge
+FILTERED = "content_filter"  # the finish reason of a call to which a provider's filter let no reply through
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,7 @@ class Place:
 class CallRecord:
     """A reply as the journal keeps it. Tokens are counts of the endpoint; latency is in seconds.
 
+    Where `finish_reason` is FILTERED, `content` is what the endpoint said instead of a reply.
     `cost` is in millionths of the currency of the prices, as computed when the reply came; None: not known.
     """
 
@@ -55,11 +57,15 @@ class CallRecord:
 
 @dataclass(frozen=True, slots=True)
 class JournalledReply:
-    """What later work needs of a reply: its row, its text, and the seconds that the endpoint took for it."""
+    """What later work needs of a reply: its row, its text, and the seconds that the endpoint took for it.
+
+    `filtered`: there was none, because a provider's filter let none through; `content` is what it said of that.
+    """
 
     call: int
     content: str
     latency: float
+    filtered: bool = False
 
 
 def record_call(
@@ -147,4 +153,4 @@ def _place_from_row(row: sqlite3.Row) -> Place:
 
 
 def _reply_from_row(row: sqlite3.Row) -> JournalledReply:
-    return JournalledReply(row["id"], decode_text(row["data"]), row["latency"])
+    return JournalledReply(row["id"], decode_text(row["data"]), row["latency"], row["finish_reason"] == FILTERED)

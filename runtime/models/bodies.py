@@ -52,13 +52,13 @@ def read_answer(body: bytes, request_id: str, as_text: Callable[[bytes], str]) -
     if not isinstance(choice, dict) or not isinstance(message, dict):
         return body_fault("the reply has no choices", as_text(body), request_id=request_id)
     finish_reason = text_of(choice.get("finish_reason"))
+    usage = _read_usage(document.get("usage"))
     if finish_reason == "content_filter":
-        return filter_fault(request_id)
+        return filter_fault(request_id, usage)
     if finish_reason in _ABORTED:
         return body_fault(f"the reply ended in {finish_reason!r}", as_text(body), request_id=request_id)
     content, thoughts = _read_content(message.get("content"))
     reasoning = text_of(message.get("reasoning_content")) or text_of(message.get("reasoning")) or thoughts
-    usage = _read_usage(document.get("usage"))
     if usage.prompt and not usage.completion and not content and not reasoning:
         # A model that has nothing to say still says that it is done; here none has spoken at all.
         return body_fault("the reply is empty and no token was generated", as_text(body), request_id=request_id)

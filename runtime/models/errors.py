@@ -14,7 +14,12 @@ of what the endpoint answered.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from runtime.errors import InfrastructureError
+
+if TYPE_CHECKING:
+    from runtime.models.chat import Usage
 
 BODY_CHARS = 500
 
@@ -23,7 +28,8 @@ class ModelError(InfrastructureError):
     """Raised when a model call brought no reply; the attributes say where, why and what the endpoint said.
 
     `attempts` counts requests sent (0: none was), `status` is the HTTP status of the last one if it had any,
-    `retry_after` the seconds that the endpoint asked for, `body` an excerpt of its answer.
+    `retry_after` the seconds that the endpoint asked for, `body` an excerpt of its answer, `usage` the tokens that it
+    counted all the same, None where it did not say.
     """
 
     def __init__(
@@ -36,6 +42,7 @@ class ModelError(InfrastructureError):
         request_id: str = "",
         retry_after: float | None = None,
         body: str = "",
+        usage: Usage | None = None,
     ) -> None:
         self.reason = reason
         self.endpoint = endpoint
@@ -44,6 +51,7 @@ class ModelError(InfrastructureError):
         self.request_id = request_id
         self.retry_after = retry_after
         self.body = body[:BODY_CHARS]
+        self.usage = usage
         super().__init__(self._message())
 
     def _message(self) -> str:

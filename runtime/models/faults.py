@@ -30,6 +30,8 @@ from runtime.models.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from runtime.models.chat import Usage
+
 REFUSED = frozenset({429, 503, 529})
 """Statuses with which a server sheds load: they, and timeouts, make an adaptive window smaller."""
 
@@ -63,7 +65,10 @@ class Reaction(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One attempt that brought no reply, in plain values; `body` is redacted and cut already."""
+    """One attempt that brought no reply, in plain values; `body` is redacted and cut already.
+
+    `usage` is what the endpoint counted all the same, None where it did not say.
+    """
 
     reaction: Reaction
     error: type[ModelError]
@@ -73,6 +78,7 @@ class Fault:
     retry_after: float | None = None
     body: str = ""
     overload: bool = False
+    usage: Usage | None = None
 
     def to_error(self, endpoint: str, *, attempts: int, reason: str = "") -> ModelError:
         """Make the error that a caller gets when this fault is where the call ends."""
@@ -84,6 +90,7 @@ class Fault:
             request_id=self.request_id,
             retry_after=self.retry_after,
             body=self.body,
+            usage=self.usage,
         )
 
 
@@ -152,14 +159,15 @@ def body_fault(reason: str, text: str, *, request_id: str = "") -> Fault:
     )
 
 
-def filter_fault(request_id: str) -> Fault:
-    """A reply that the content filter cut off or emptied."""
+def filter_fault(request_id: str, usage: Usage) -> Fault:
+    """A reply that the content filter cut off or emptied; it is billed like any other."""
     return Fault(
         reaction=Reaction.NEVER,
         error=ContentFiltered,
         reason="the content filter stopped the reply",
         status=200,
         request_id=request_id,
+        usage=usage,
     )
 
 

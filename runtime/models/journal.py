@@ -1,7 +1,8 @@
 """The journalled models: a reply is committed before anything acts on it, and never paid for twice.
 
 A call is known by its place (trajectory, step, role, module, ordinal) and the digest of its request. Work that is
-done again after a crash asks the same and is answered from the journal.
+done again after a crash asks the same and is answered from the journal. That a provider's filter refused a call is an
+answer, too: whoever reacts to it has to meet it again.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import anyio
 
 from runtime.models.budget import Budget
 from runtime.models.call import Keep
-from runtime.models.chat import ChatReply, ChatRequest, digest_of
+from runtime.models.chat import ChatReply, ChatRequest, Usage, digest_of
+from runtime.models.errors import ContentFiltered
 from runtime.models.prices import PriceList
-from store.calls import CallRecord, JournalledReply, Place, load_journal, record_call
+from store.calls import FILTERED, CallRecord, JournalledReply, Place, load_journal, record_call
 from store.database import Database
 from store.messages import Message
 from store.tasks import Task
@@ -124,7 +126,14 @@ class Journal:
         self._to_finish[step] = _CALLS_TO_FINISH
 
     async def ask(
-        self, *, role: str, module: str, step: int, messages: tuple[Message, ...], ordinal: int = 0
+        self,
+        *,
+        role: str,
+        module: str,
+        step: int,
+        messages: tuple[Message, ...],
+        ordinal: int = 0,
+        keep_refusal: bool = True,
     ) -> JournalledReply:
         """A model's reply, from the journal if it is there.
 
@@ -133,8 +142,11 @@ class Journal:
             module: what the call is for: plan, action, end, score, judge, …
             step: the step that it belongs to, WHOLE_TRAJECTORY for none.
             ordinal: tells calls of one role and module at one step apart; consecutive ones have consecutive seeds.
+            keep_refusal: a filter's refusal is final; otherwise the same is asked again when the work is done again.
 
         Raises:
+            ContentFiltered: the provider's filter refused the request or its reply, now or when it was asked before.
+            ContextOverflow: the messages are too long; that is asked anew each time.
             InfrastructureError: the endpoint failed for good, or until the deadline.
             BudgetSpentError: the reply is not in the journal, and nothing new may be bought.
         """
@@ -152,11 +164,13 @@ class Journal:
         key = (place, digest_of(body))
         known = self._known.get(key)
         if known is None:
-            known = self._known[key] = await self._buy(chosen, request, body, *key)
+            known = self._known[key] = await self._buy(chosen, request, body, *key, keep_refusal)
+        if known.filtered:
+            raise ContentFiltered(known.content, endpoint=role)
         return known
 
     async def _buy(
-        self, role: Role, request: ChatRequest, body: bytes, place: Place, digest: bytes
+        self, role: Role, request: ChatRequest, body: bytes, place: Place, digest: bytes, keep_refusal: bool
     ) -> JournalledReply:
         # A reply that could not be kept is not paid for.
         await self._models.database.until_usable()
@@ -174,6 +188,10 @@ class Journal:
                 await role.endpoint.complete(
                     request, headers=self._headers(place), keep=keep, body=body, affinity=self._affinity
                 )
+            except ContentFiltered as error:
+                if not keep_refusal:
+                    raise
+                keep(_refusal(error))
             finally:
                 self._models.asking.discard(asking)
             return await saving[0]
@@ -195,7 +213,7 @@ class Journal:
 
         def write(transaction: Transaction) -> JournalledReply:
             call = record_call(transaction, run=run, task=task, messages=messages, record=record)
-            return JournalledReply(call, record.content, record.latency)
+            return JournalledReply(call, record.content, record.latency, record.finish_reason == FILTERED)
 
         return self._models.database.submit(write)
 
@@ -216,6 +234,20 @@ class Journal:
             "x-cso-trajectory": _header_text(self._trajectory.label),
             "x-cso-step": str(place.step),
         }
+
+
+def _refusal(error: ContentFiltered) -> ChatReply:
+    """What a filter said, in the place of a reply."""
+    return ChatReply(
+        content=f"{error.reason}; it said: {error.body}" if error.body else error.reason,
+        reasoning="",
+        finish_reason=FILTERED,
+        usage=error.usage or Usage(prompt=0, completion=0),
+        latency=0.0,
+        attempts=error.attempts,
+        endpoint=error.endpoint,
+        request_id=error.request_id,
+    )
 
 
 def _record(reply: ChatReply, place: Place, digest: bytes, cost: int | None) -> CallRecord:

@@ -55,8 +55,19 @@ class Ask:
         return "@" in self.trajectory
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error whose code says why the request is refused; with status 200 a reply that ends for that reason."""
+
+    code: str
+    status: int = 400
+
+
+FILTER, CUT_OFF = Refusal("content_filter"), Refusal("content_filter", 200)
+OVERFLOW = Refusal("context_length_exceeded")
 # A text is the reply, a number the status of an error.
-Answer = Callable[[Ask], Awaitable[str | int]]
+Said = str | int | Refusal
+Answer = Callable[[Ask], Awaitable[Said]]
 
 
 @dataclass(slots=True)
@@ -92,6 +103,10 @@ async def scripted_models(answer: Answer) -> AsyncIterator[ScriptedModels]:
         )
         models.asks.append(ask)
         said = await answer(ask)
+        if isinstance(said, Refusal) and said.status == 200:
+            return web.json_response(completion("half a", said.code))
+        if isinstance(said, Refusal):
+            return web.json_response({"error": {"message": "scripted", "code": said.code}}, status=said.status)
         if isinstance(said, int):
             return web.json_response({"error": {"message": "scripted", "type": "error"}}, status=said)
         return web.json_response(completion(said))

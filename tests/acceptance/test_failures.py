@@ -22,7 +22,7 @@ from store.summary import Outcomes, Summary
 from tests.acceptance.facts import Facts, facts_of
 from tests.acceptance.programs import cso
 from tests.acceptance.running import finished_run, records_of, settings_for, work
-from tests.acceptance.scripted import Ask, Script, from_world, play, scripted_models
+from tests.acceptance.scripted import Ask, Said, Script, from_world, play, scripted_models
 from tests.crash.processes import descendants
 from tests.folders import reachable_folder
 
@@ -104,7 +104,7 @@ async def test_branches_whose_endpoint_fails_are_set_aside_as_errors_and_make_no
     """The policy's endpoint breaks down for branches alone; everything else is answered as the world does."""
     usual = from_world(Standins(WORLD))
 
-    async def answer(ask: Ask) -> str | int:
+    async def answer(ask: Ask) -> Said:
         return 500 if ask.in_branch and ask.role == "policy" else await usual(ask)
 
     async with scripted_models(answer) as models:

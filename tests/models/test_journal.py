@@ -12,9 +12,10 @@ import pytest
 
 from runtime.errors import InfrastructureError
 from runtime.models.endpoint import Endpoint
+from runtime.models.errors import ContentFiltered, ContextOverflow
 from runtime.models.journal import Journal, Models, Role
 from runtime.models.settings import EndpointSettings
-from store.calls import load_request
+from store.calls import FILTERED, load_request
 from store.database import Database
 from store.formats.task_files import TaskRecord
 from store.messages import Message
@@ -22,7 +23,17 @@ from store.runs import create_run
 from store.tasks import Task, load_task, submit_task
 from store.trajectories import Trajectory, begin_trajectory, load_trajectory
 from store.transaction import Transaction
-from tests.acceptance.scripted import Answer, Ask, ScriptedModels, scripted_models
+from tests.acceptance.scripted import (
+    CUT_OFF,
+    FILTER,
+    OVERFLOW,
+    Answer,
+    Ask,
+    Refusal,
+    Said,
+    ScriptedModels,
+    scripted_models,
+)
 
 DEADLINE_S = 30
 PROMPT = (Message("system", "Rules."), Message.joined("user", "Task: ", "What? " * 30))
@@ -148,6 +159,88 @@ async def test_what_an_endpoint_fails_to_answer_is_no_entry(tmp_path: Path) -> N
         with pytest.raises(InfrastructureError):
             await (await some.journal()).ask(role="policy", module="action", step=0, messages=PROMPT)
         assert await some.calls() == 0
+
+
+@pytest.mark.parametrize(("refusal", "billed"), [(FILTER, 0), (CUT_OFF, 18)])
+async def test_a_filters_refusal_is_met_again_by_all_who_ask_and_the_filter_is_asked_once(
+    refusal: Refusal, billed: int, tmp_path: Path
+) -> None:
+    async def refuse(_ask: Ask) -> Said:
+        return refusal
+
+    async with desk(tmp_path, refuse) as some:
+        said = set()
+        for _ in range(2):
+            journal = await some.journal()
+            for _ in range(2):
+                with pytest.raises(ContentFiltered) as caught:
+                    await journal.ask(role="policy", module="action", step=3, messages=PROMPT)
+                said.add(str(caught.value))
+        assert len(some.server.asks) == await some.calls() == 1
+        assert len(said) == 1
+        row = await some.database.fetch_one(
+            "SELECT id, finish_reason, attempts, prompt_tokens + completion_tokens AS tokens FROM calls"
+        )
+        assert row is not None
+        assert (row["finish_reason"], row["attempts"], row["tokens"]) == (FILTERED, 1, billed)
+        assert await load_request(some.database, row["id"]) == PROMPT
+
+
+async def test_a_refusal_that_is_not_to_be_kept_is_asked_anew_each_time(tmp_path: Path) -> None:
+    said: list[Said] = [FILTER, FILTER, "at last"]
+
+    async def relent(_ask: Ask) -> Said:
+        return said.pop(0)
+
+    async with desk(tmp_path, relent) as some:
+        for _ in range(2):
+            with pytest.raises(ContentFiltered):
+                await (await some.journal()).ask(
+                    role="policy", module="action", step=0, messages=PROMPT, keep_refusal=False
+                )
+            assert await some.calls() == 0
+        reply = await (await some.journal()).ask(
+            role="policy", module="action", step=0, messages=PROMPT, keep_refusal=False
+        )
+        assert reply.content == "at last"
+
+
+async def test_a_refusal_that_is_on_its_way_when_its_caller_is_cancelled_is_kept(tmp_path: Path) -> None:
+    arrived, release = anyio.Event(), anyio.Event()
+
+    async def slow(_ask: Ask) -> Said:
+        arrived.set()
+        await release.wait()
+        return FILTER
+
+    async with desk(tmp_path, slow) as some:
+        journal = await some.journal()
+
+        async def ask() -> None:
+            await journal.ask(role="policy", module="action", step=0, messages=PROMPT)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            await arrived.wait()
+            tasks.cancel_scope.cancel()
+            release.set()
+        await some.database.write(lambda _transaction: None)  # behind whatever is in line
+        assert await some.calls() == 1
+
+
+async def test_messages_that_are_too_long_are_no_entry_and_are_asked_anew(tmp_path: Path) -> None:
+    said: list[Said] = [OVERFLOW, "it fits now"]
+
+    async def grow(_ask: Ask) -> Said:
+        return said.pop(0)
+
+    async with desk(tmp_path, grow) as some:
+        journal = await some.journal()
+        with pytest.raises(ContextOverflow):
+            await journal.ask(role="policy", module="action", step=0, messages=PROMPT)
+        assert await some.calls() == 0
+        reply = await journal.ask(role="policy", module="action", step=0, messages=PROMPT)
+        assert reply.content == "it fits now"
 
 
 async def test_seeds_hang_on_the_runs_seed_and_the_place_alone_and_follow_each_other(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def read_message(body: bytes, request_id: str, as_text: Callable[[bytes], str]) 
     if not isinstance(blocks, list) or not stop_reason:
         return body_fault("the reply is no message", as_text(body), request_id=request_id)
     if stop_reason == "refusal":
-        return filter_fault(request_id)
+        return filter_fault(request_id, _read_usage(document.get("usage")))
     parts = [block for block in blocks if isinstance(block, dict)]
     return Answer(
         content="".join(text_of(part.get("text")) for part in parts if part.get("type") == "text"),

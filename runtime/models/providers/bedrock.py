@@ -7,6 +7,7 @@ everywhere with AWS (environment, profile, role); a Bedrock API key goes into AW
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from contextvars import ContextVar
@@ -81,6 +82,7 @@ class BedrockTransport:
                 region_name=settings.region or None,
                 endpoint_url=settings.base_url or None,
                 config=config,
+                **_other_credentials(os.environ),
             )
             self._client = await self._stack.enter_async_context(client)
         except (NoRegionError, ProfileNotFound) as error:
@@ -171,24 +173,35 @@ def read_converse(reply: Mapping[str, Any]) -> Answer | Fault:
     stop_reason = text_of(reply.get("stopReason"))
     message = (reply.get("output") or {}).get("message")
     if stop_reason in _FILTERED:
-        return filter_fault(request_id)
+        return filter_fault(request_id, _read_usage(reply.get("usage") or {}))
     if not isinstance(message, dict) or not stop_reason:
         return body_fault("the reply is no message", "", request_id=request_id)
     blocks = [block for block in message.get("content") or [] if isinstance(block, dict)]
     thoughts = [(block.get("reasoningContent") or {}).get("reasoningText") or {} for block in blocks]
-    usage = reply.get("usage") or {}
-    cached, written = count(usage.get("cacheReadInputTokens")), count(usage.get("cacheWriteInputTokens"))
     return Answer(
         content="".join(text_of(block.get("text")) for block in blocks),
         reasoning="".join(text_of(thought.get("text")) for thought in thoughts),
         finish_reason=_FINISH_REASONS.get(stop_reason, stop_reason),
-        usage=Usage(
-            prompt=count(usage.get("inputTokens")) + cached + written,
-            completion=count(usage.get("outputTokens")),
-            cached=cached,
-        ),
+        usage=_read_usage(reply.get("usage") or {}),
         request_id=request_id,
     )
+
+
+def _read_usage(usage: Mapping[str, Any]) -> Usage:
+    cached, written = count(usage.get("cacheReadInputTokens")), count(usage.get("cacheWriteInputTokens"))
+    return Usage(
+        prompt=count(usage.get("inputTokens")) + cached + written,
+        completion=count(usage.get("outputTokens")),
+        cached=cached,
+    )
+
+
+def _other_credentials(environ: Mapping[str, str]) -> dict[str, str]:
+    """Credentials under the name that the published scripts read, which AWS's SDK does not; its own names win."""
+    key, secret = environ.get("AWS_ACCESS_KEY"), environ.get("AWS_SECRET_ACCESS_KEY")
+    if not key or not secret or environ.get("AWS_ACCESS_KEY_ID"):
+        return {}
+    return {"aws_access_key_id": key, "aws_secret_access_key": secret}
 
 
 @contextmanager
