@@ -2,13 +2,15 @@
 
 The database holds everything that is owed; a line holds at most `capacity` of it in memory. Fresh events go
 straight into a line that has room and is not behind; otherwise the line is behind, and is filled from the database
-as its workers make room.
+as its workers make room. The higher priority goes first, then the older: what waits here and would have to let a
+fresh event pass, without there being room for it, goes back to the database.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Collection
 
 import anyio
@@ -37,7 +39,8 @@ class Line:
         self._held: set[int] = set()
         self._released: set[int] = set()  # since the reading under way began, which may still show them as owed
         # Unbounded, because `capacity` already bounds what is put into it.
-        self._waiting: asyncio.Queue[Delivery] = asyncio.Queue()
+        self._waiting: asyncio.PriorityQueue[tuple[int, int, Delivery]] = asyncio.PriorityQueue()
+        self._ranks: Counter[int] = Counter()  # of what waits: its priorities negated, the least goes first
         self._behind = True  # what an earlier process left has yet to be looked up
         self._room = anyio.Event()
 
@@ -55,10 +58,12 @@ class Line:
         """A fresh event has been committed for the handler."""
         if event.seq in self._held:
             return
-        if self._behind or len(self._held) >= self._capacity:
-            self.look()
-        else:
+        if not self._behind and len(self._held) < self._capacity:
             self._push(Delivery(self.handler.name, event))
+            return
+        if max(self._ranks, default=-math.inf) > -event.priority:
+            self._put_back()
+        self.look()
 
     def look(self) -> None:
         """The database may owe the handler more than the line holds."""
@@ -67,7 +72,9 @@ class Line:
 
     async def take(self) -> Delivery:
         """The next delivery, waiting for one as long as it takes; `release` must follow."""
-        return await self._waiting.get()
+        rank, _, delivery = await self._waiting.get()
+        self._leave(rank)
+        return delivery
 
     def release(self, delivery: Delivery) -> None:
         """A delivery is done, put off or set aside: there is room again."""
@@ -125,5 +132,19 @@ class Line:
         return math.inf if due is None else (due - now) / 1e6
 
     def _push(self, delivery: Delivery) -> None:
+        rank = -delivery.event.priority
         self._held.add(delivery.event.seq)
-        self._waiting.put_nowait(delivery)
+        self._ranks[rank] += 1
+        self._waiting.put_nowait((rank, delivery.event.seq, delivery))
+
+    def _put_back(self) -> None:
+        """Leave what waits to the database, which knows the order of all."""
+        while not self._waiting.empty():
+            rank, seq, _ = self._waiting.get_nowait()
+            self._leave(rank)
+            self._held.discard(seq)
+
+    def _leave(self, rank: int) -> None:
+        self._ranks[rank] -= 1
+        if not self._ranks[rank]:
+            del self._ranks[rank]

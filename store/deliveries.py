@@ -38,7 +38,7 @@ async def load_due(
         held: events whose deliveries the caller has already.
     """
     rows = await reader.fetch(
-        "SELECT d.attempts, e.* FROM deliveries d JOIN events e ON e.seq = d.event"
+        "SELECT d.attempts, d.priority, e.* FROM deliveries d JOIN events e ON e.seq = d.event"
         " WHERE d.handler = ? AND d.dead = 0 AND (d.due <= ? OR d.due > ?)"
         " AND d.run IN (SELECT value FROM json_each(?)) ORDER BY d.priority DESC, d.event LIMIT ?",
         (handler, now, horizon, _listed(runs), limit + len(held)),
@@ -48,7 +48,7 @@ async def load_due(
             handler,
             decode_event(
                 row["kind"], run=row["run"], task=row["task"], seq=row["seq"], time=row["time"], body=row["body"]
-            ),
+            ).stamped(seq=row["seq"], time=row["time"], priority=row["priority"]),
             row["attempts"],
         )
         for row in rows

@@ -15,7 +15,7 @@ import orjson
 from store.jsontypes import JsonValue
 
 Outcome = Literal["success", "failure", "error"]
-ENVELOPE = ("run", "task", "seq", "time")
+ENVELOPE = ("run", "task", "seq", "time", "priority")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,7 @@ class Event:
     task: int | None = None
     seq: int = 0  # 0 until committed, then its place in the order of all events
     time: int = 0  # microseconds since 1970, UTC, at the commit
+    priority: int = 0  # of its task, where it is owed to a handler; about the order of work, and not in the log
 
     @classmethod
     def own_fields(cls) -> tuple[str, ...]:
@@ -41,9 +42,9 @@ class Event:
         """The kind's own fields by name, for people and programs that read the log."""
         return {name: getattr(self, name) for name in _OWN_FIELDS[self.kind]}
 
-    def stamped(self, *, seq: int, time: int) -> Self:
+    def stamped(self, *, seq: int, time: int, priority: int = 0) -> Self:
         """The same fact with its place in the log."""
-        return replace(self, seq=seq, time=time)
+        return replace(self, seq=seq, time=time, priority=priority)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,15 +55,20 @@ class Transaction:
             (now, event.kind, event.run, event.task, event.body()),
         )
         assert cursor.lastrowid is not None  # as above
-        committed = event.stamped(seq=cursor.lastrowid, time=now)
-        for handler in self._subscriptions.get(event.kind, ()):
+        handlers = self._subscriptions.get(event.kind, ())
+        priority = self._priority(event.task) if handlers else 0
+        committed = event.stamped(seq=cursor.lastrowid, time=now, priority=priority)
+        for handler in handlers:
             self._connection.execute(
-                "INSERT INTO deliveries (handler, event, run, task, priority)"
-                " VALUES (?, ?, ?, ?, ifnull((SELECT priority FROM tasks WHERE id = ?), 0))",
-                (handler, committed.seq, event.run, event.task, event.task),
+                "INSERT INTO deliveries (handler, event, run, task, priority) VALUES (?, ?, ?, ?, ?)",
+                (handler, committed.seq, event.run, event.task, priority),
             )
         self.published.append(committed)
         return committed
+
+    def _priority(self, task: int | None) -> int:
+        row = self._connection.execute("SELECT priority FROM tasks WHERE id = ?", (task,)).fetchone()
+        return 0 if row is None else int(row[0])
 
 
 def now_us() -> int:

@@ -227,3 +227,31 @@ def test_delays_double_up_to_the_longest_and_are_jittered(failures: int, most: f
     assert all(delay is not None and most / 2 <= delay <= most for delay in delays)
     assert len(set(delays)) > 1
     assert retries.put_off(10) is None
+
+
+@pytest.mark.parametrize("capacity", [2, 4, 64])
+async def test_a_task_of_higher_priority_passes_those_that_wait_already(tmp_path: Path, capacity: int) -> None:
+    bus, order, first, release = quick_bus(capacity=capacity), list[str](), anyio.Event(), anyio.Event()
+
+    async def hold_the_first(event: Event) -> Result:
+        row = await database.fetch_one("SELECT name FROM tasks WHERE id = ?", (event.task,))
+        assert row is not None
+        order.append(row["name"])
+        first.set()
+        await release.wait()
+        return nothing_more
+
+    handler = Scripted(hold_the_first, workers=1)
+    async with opened(tmp_path, bus) as database:
+        run = await begin(database)
+        await database.write(lambda t: submit(t, run, 12))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(drain, bus, database, handler)
+            with anyio.fail_after(DEADLINE_S):
+                await first.wait()
+            await database.write(lambda t: submit(t, run, 3, priority=-1))
+            await database.write(lambda t: submit(t, run, 2, priority=7))
+            await database.write(lambda t: submit(t, run, 2, priority=9))
+            release.set()
+    low = [f"t0-{number}" for number in range(1, 12)]
+    assert order == ["t0-0", "t9-0", "t9-1", "t7-0", "t7-1", *low, "t-1-0", "t-1-1", "t-1-2"]
