@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from runtime.config.endpoints import Endpoint as EndpointConfig
+from runtime.config.fallbacks import find_fallbacks
 from runtime.config.settings import Settings
 from runtime.errors import ConfigError
 from runtime.models.capabilities import Capabilities, capabilities_of
@@ -24,9 +25,10 @@ def replica_settings(settings: Settings, environ: Mapping[str, str]) -> dict[str
     roles = _roles(settings)
     missing = [key for role, at in roles.items() for key in _missing(role, at)]
     if missing:
+        hints = "".join(f" {notice}." for notice in find_fallbacks(settings.models, environ).notices)
         raise ConfigError(
             f"not set: {', '.join(missing)}. Say in config.toml where each model is served "
-            "(`cso init` writes one), or try `cso demo`, which needs no model."
+            f"(`cso init` writes one), or try `cso demo`, which needs no model.{hints}"
         )
     return {role: [_endpoint(role, at, url, environ) for url in at.urls] for role, at in roles.items()}
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from runtime.cli.options import tell_notices
 from runtime.cli.output import say, write_data, write_json
 from runtime.config.fields import entries_of, leaves
 from runtime.config.identity import digest, identity
@@ -30,7 +31,8 @@ def config(
 ) -> None:
     """Show the configuration in effect and where each value came from.
 
-    Later ones win: defaults, the file, CSO_... environment variables, options of a command.
+    Later ones win: defaults, the file, CSO_... environment variables, options of a command. LLM_URL and the other
+    variables of the published scripts are fallbacks: for roles of which none of these says where they are served.
     """
     loaded = load_settings(file, os.environ, {})
     values = flatten(loaded.settings)
@@ -43,8 +45,7 @@ def config(
         write_data("\n".join(_as_lines(loaded, values)))
     else:
         say("Every setting has its default value.")
-    for notice in loaded.notices:
-        say(f"note: {notice}")
+    tell_notices(loaded)
 
 
 def _as_object(loaded: Loaded, values: dict[str, JsonValue]) -> dict[str, JsonValue]:

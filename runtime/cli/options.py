@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from runtime.config.loading import load_settings
+from runtime.cli.output import say
+from runtime.config.loading import Loaded, load_settings
 from runtime.config.settings import Settings
 
 ConfigOption = Annotated[
@@ -27,3 +28,10 @@ def settings_for(file: Path | None, data: Path | None, *, run: str | None = None
     """
     overrides = {"run.data": str(data) if data else None, "run.name": run}
     return load_settings(file, os.environ, overrides).settings
+
+
+def tell_notices(loaded: Loaded) -> Loaded:
+    """Say what is not as it might be thought of settings that are loaded; hands them on."""
+    for notice in loaded.notices:
+        say(f"note: {notice}")
+    return loaded

@@ -9,6 +9,7 @@ import anyio
 import typer
 
 from runtime.cli.ending import exit_code
+from runtime.cli.options import tell_notices
 from runtime.cli.output import say, write_data, write_json
 from runtime.cli.rehearse import rehearse as rehearse_tasks
 from runtime.cli.report import summary_json, summary_text
@@ -50,7 +51,8 @@ def run(
     Typed again, the same command goes on where it stopped.
     """
     overrides = {"run.data": data, "run.name": name}
-    loaded = load_settings(file, os.environ, {key: str(value) for key, value in overrides.items() if value})
+    given = {key: str(value) for key, value in overrides.items() if value}
+    loaded = tell_notices(load_settings(file, os.environ, given))
     records, problems = read_all(tasks, strict=strict)
     if rehearse:
         raise typer.Exit(rehearse_tasks(loaded.settings, records, sample=sample, failure_share=failures, json=json))

@@ -8,7 +8,7 @@ from typing import Annotated
 import anyio
 import typer
 
-from runtime.cli.options import ConfigOption, DataOption
+from runtime.cli.options import ConfigOption, DataOption, tell_notices
 from runtime.config.loading import load_settings
 from runtime.config.settings import Settings
 from runtime.serve import serve as work
@@ -32,7 +32,7 @@ def serve(
 
 
 def _load(file: Path | None, overrides: dict[str, str | int | None]) -> Settings:
-    return load_settings(file, os.environ, overrides).settings
+    return tell_notices(load_settings(file, os.environ, overrides)).settings
 
 
 def _text(path: Path | None) -> str | None:

@@ -28,8 +28,8 @@ Data = dict[str, object]
 class Origin:
     """Where a value came from.
 
-    `kind` is default, preset, file, environment or command line; `name` is the file's path, the variable or the
-    preset; `line` is the line in the file where it could be found.
+    `kind` is default, fallback, preset, file, environment or command line; `name` is the file's path, the variable
+    or the preset; `line` is the line in the file where it could be found.
     """
 
     kind: str
@@ -41,6 +41,8 @@ class Origin:
             return f'preset "{self.name}"'
         if self.kind in ("default", "command line"):
             return self.kind
+        if self.kind == "fallback":
+            return f"environment {self.name}"
         return self.name if self.line is None else f"{self.name}:{self.line}"
 
 

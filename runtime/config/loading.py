@@ -1,7 +1,8 @@
 """The effective configuration and where each of its values came from.
 
 Layers, lowest first: defaults, file, environment, command line. Every layer is checked by itself, so that a
-problem is told with its own place even where a higher layer hides it, and all problems are told at once.
+problem is told with its own place even where a higher layer hides it, and all problems are told at once. Where none
+says where a model is served, the variables of the published scripts may (see `fallbacks`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from types import MappingProxyType
 
 from pydantic import ValidationError
 
+from runtime.config.fallbacks import Fallbacks, find_fallbacks
 from runtime.config.layers import Data, Key, Layer, Origin, from_overrides, plant, read_environment, read_file, walk
 from runtime.config.problems import conflicts_in, problems_of, unknown_variable
 from runtime.config.settings import PRESETS, Settings
@@ -28,7 +30,7 @@ class Loaded:
     """Valid settings with the origin of each value.
 
     `origins` has the dotted keys of `flatten(settings)`; `file` is the file that was read, if any; `notices` are
-    sentences for the user about settings that are valid but have no effect.
+    sentences for the user about settings that are valid but have no effect, or another one than might be thought.
     """
 
     settings: Settings
@@ -38,7 +40,7 @@ class Loaded:
 
 
 def load_settings(file: Path | None, environ: Mapping[str, str], overrides: Mapping[str, object]) -> Loaded:
-    """Merge defaults, file, environment and `overrides` (dotted keys; None means not given).
+    """Merge fallbacks, defaults, file, environment and `overrides` (dotted keys; None means not given).
 
     `file` None means `./config.toml` where there is one. Raises ConfigError listing every problem.
     """
@@ -54,10 +56,14 @@ def load_settings(file: Path | None, environ: Mapping[str, str], overrides: Mapp
         settings = Settings.model_validate(merged.nested())
     except ValidationError as error:
         raise _refusal([f"{merged.place(key, other)}: {text}" for key, other, text in conflicts_in(error)]) from None
+    fallbacks = find_fallbacks(settings.models, environ)
+    if fallbacks.by_role:
+        merged.fill(fallbacks)
+        settings = Settings.model_validate(merged.nested())
     if missing := list(_missing_prompts(settings, merged)):
         raise _refusal(missing)
     origins = {key: merged.dotted(key) for key in flatten(settings)}
-    return Loaded(settings, MappingProxyType(origins), file, tuple(merged.notices))
+    return Loaded(settings, MappingProxyType(origins), file, (*merged.notices, *fallbacks.notices))
 
 
 def _read_levels(
@@ -114,6 +120,12 @@ class _Merged:
                         f"but {own[1]} sets it to {own[0]}, which wins"
                     )
         self._values |= fresh
+
+    def fill(self, fallbacks: Fallbacks) -> None:
+        """Put in what the fallbacks say, which holds nothing that is set otherwise."""
+        for role, values in fallbacks.by_role.items():
+            for name, (value, variable) in values.items():
+                self._values["models", role, *name.split(".")] = value, Origin("fallback", variable)
 
     def nested(self) -> Data:
         data: Data = {}

@@ -31,6 +31,7 @@ class Capabilities:
 
     `limit_name` is what the limit on a reply is called; `sampling` says whether temperature and top_p are taken,
     both at once or temperature alone. A `system` of none makes the system message part of the first user message.
+    Where `thinking` is false, vLLM and SGLang are asked to have the model's template switch it off.
     `thoughts` may be `apart` (reported by the endpoint and nowhere else), in `<think>` `tags` that begin the reply,
     or `open`: as with tags, but the template that the server uses has written the first tag already.
     """
@@ -41,6 +42,7 @@ class Capabilities:
     stop: bool = True
     images: bool = True
     system: SystemRole = "system"
+    thinking: bool = True
     thoughts: Thoughts = "tags"
 
 

@@ -30,11 +30,12 @@ class ChatRequest:
     seed: int | None = None
     stop: tuple[str, ...] = ()
 
-    def body(self, *, limit_name: str = "max_tokens", system_role: str = "system") -> bytes:
+    def body(self, *, limit_name: str = "max_tokens", system_role: str = "system", thinking: bool = True) -> bytes:
         """Serialise to the JSON of `POST /chat/completions`: fixed order of keys, absent parameters left out.
 
         Lone surrogates, which a program's output may hold and JSON over UTF-8 cannot, become `?`. Models differ in
-        what they call the limit on a reply (`limit_name`) and who speaks in a system message (`system_role`).
+        what they call the limit on a reply (`limit_name`) and who speaks in a system message (`system_role`); some
+        templates take a word that switches `thinking` off.
         """
         # Field by field: what a message carries for our own use must not reach endpoints or digests.
         messages: list[dict[str, str]] = [
@@ -53,6 +54,8 @@ class ChatRequest:
         fields |= {name: value for name, value in parameters.items() if value is not None}
         if self.stop:
             fields["stop"] = self.stop
+        if not thinking:
+            fields["chat_template_kwargs"] = {"enable_thinking": False}
         return to_json(fields)
 
     def digest(self) -> bytes:

@@ -109,7 +109,8 @@ def _takes(settings: EndpointSettings) -> str:
     able = settings.capabilities
     sampling = {"both": "temperature and top_p", "temperature": "temperature", "none": "no sampling parameters"}
     system = "no system role" if able.system == "none" else f"{able.system} role"
-    return f"is sent {able.limit_name}, {sampling[able.sampling]}, {system}"
+    thinking = "" if able.thinking else ", no thinking"
+    return f"is sent {able.limit_name}, {sampling[able.sampling]}, {system}{thinking}"
 
 
 async def explain(error: ModelError, settings: EndpointSettings, model: str, served: Served) -> Finding:

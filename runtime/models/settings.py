@@ -92,7 +92,11 @@ class EndpointSettings:
         """What to do about a key or an account that was refused."""
         if self.provider == "bedrock":
             return "check the AWS credentials and what the account may use"
-        return f"check {self.key_place}" if self.api_key else f"no key is set: set {self.key_place}"
+        if self.api_key:
+            return f"check {self.key_place}"
+        if self.api_key_env:
+            return f"no key is set: set {self.key_place}"
+        return f"no key is sent: put it into a variable and name that in models.{self.name}.api_key_env"
 
     @property
     def secrets(self) -> tuple[str, ...]:

@@ -70,6 +70,12 @@ async def test_a_wrong_key_and_no_key_name_the_variable() -> None:
         assert step == "no key is set: set the environment variable POLICY_KEY"
 
 
+async def test_where_no_key_is_to_be_sent_the_next_step_is_to_name_one() -> None:
+    async with SimulationServer(WORLD, api_key="their-key") as server:
+        _, step = await only(replace(at(server.base_url, api_key=None), api_key_env=None))
+    assert step == "no key is sent: put it into a variable and name that in models.policy.api_key_env"
+
+
 async def test_a_wrong_model_is_told_with_those_that_are_served() -> None:
     async with SimulationServer(WORLD) as server:
         text, step = await only(at(server.base_url), model="sim-polcy")

@@ -41,8 +41,8 @@ class OpenAITransport:
 
     def encode(self, request: ChatRequest) -> bytes:
         """The JSON of `POST /chat/completions`."""
-        capabilities = self._settings.capabilities
-        return fit(request, capabilities).body(limit_name=capabilities.limit_name, system_role=capabilities.system)
+        able = self._settings.capabilities
+        return fit(request, able).body(limit_name=able.limit_name, system_role=able.system, thinking=able.thinking)
 
     async def send(self, body: bytes, headers: Mapping[str, str]) -> Answer | Fault:
         """Post a body; every way in which endpoint or network can fail comes back as a fault."""

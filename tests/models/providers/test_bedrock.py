@@ -127,6 +127,19 @@ async def test_a_bedrock_key_goes_as_a_bearer_token(monkeypatch: pytest.MonkeyPa
     assert server.asked[0].headers["authorization"] == "Bearer bedrock-key"
 
 
+async def test_the_published_scripts_name_of_the_access_key_is_read_where_aws_s_own_is_not_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY", "AKIAOFTHESCRIPTS0000")
+    async with speaking(runtime) as server, bedrock(server.url) as expert:
+        await expert.complete(REQUEST, headers={})
+        assert f"Credential={ACCESS}/" in server.asked[0].headers["authorization"]
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.setenv("AWS_ACCESS_KEY", ACCESS)
+    async with speaking(runtime) as server, bedrock(server.url) as expert:
+        assert (await expert.complete(REQUEST, headers={})).content == "hi"
+
+
 PASSING: dict[str, Behaviour] = {
     "throttled": refused("ThrottlingException", "Too many requests", 429),
     "not ready": refused("ModelNotReadyException", "warming up", 429),

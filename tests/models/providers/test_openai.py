@@ -60,6 +60,15 @@ async def test_a_model_without_system_messages_gets_them_in_the_first_user_messa
     assert [each["role"] for each in messages] == ["user", "assistant", "user"]
 
 
+async def test_thinking_is_switched_off_in_the_model_s_template_where_that_is_declared() -> None:
+    async with speaking(vllm) as server, policy(server.url, Capabilities(thinking=False)) as asked:
+        await asked.complete(REQUEST, headers={})
+    assert server.asked[0].document["chat_template_kwargs"] == {"enable_thinking": False}
+    async with speaking(vllm) as server, policy(server.url) as asked:
+        await asked.complete(REQUEST, headers={})
+    assert "chat_template_kwargs" not in server.asked[0].document
+
+
 async def test_messages_near_the_limit_are_counted_by_the_server_s_tokenizer() -> None:
     async with speaking(vllm) as server, policy(server.url, max_input_tokens=39) as asked:
         with pytest.raises(ContextOverflow, match="come to 40 tokens, and max_input_tokens is 39"):
