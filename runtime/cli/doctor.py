@@ -2,7 +2,9 @@
 
 import os
 import resource
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import chain
@@ -43,7 +45,7 @@ def doctor(
         findings.append(finding)
         if not json:
             # At once, because some checks take long.
-            write_data(_line(finding))
+            write_data(line_of(finding))
             sys.stdout.flush()
     failed = any(finding.level == "fail" for finding in findings)
     if json:
@@ -88,6 +90,13 @@ def check_descriptors(patient: Patient) -> Iterator[Finding]:
 MACHINE_CHECKS: tuple[Check, ...] = (check_sandbox, check_descriptors)
 
 
-def _line(finding: Finding) -> str:
-    line = f"{_MARKS[finding.level]}  {finding.check:<12}{finding.text}"
-    return f"{line}\n{'':18}→ {finding.next_step}" if finding.next_step else line
+def line_of(finding: Finding) -> str:
+    """A finding for people: wrapped on a terminal, whole where another program searches it."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    texts = [f"{_MARKS[finding.level]}  {finding.check:<12}{finding.text}"]
+    texts += [f"{'':18}→ {finding.next_step}"] if finding.next_step else []
+    indents = (" " * 18, " " * 20)
+    return "\n".join(
+        textwrap.fill(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+        for text, indent in zip(texts, indents, strict=False)
+    )

@@ -1,24 +1,27 @@
-"""The part of `cso doctor` that calls the configured endpoints, each once, all at the same time."""
+"""The part of `cso doctor` that calls the configured endpoints, each replica once, all at the same time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import anyio
 
+from runtime.cli.options import tell_notices
+from runtime.cli.output import say
 from runtime.config.loading import load_settings
 from runtime.config.settings import Settings
 from runtime.errors import ConfigError
 from runtime.models.checkup import check_endpoint
-from runtime.roles import endpoint_settings
+from runtime.models.settings import EndpointSettings
+from runtime.roles import replica_settings
 from store.health import Finding
 
 
 def endpoint_findings(file: Path | None, environ: Mapping[str, str]) -> Iterator[Finding]:
     """What is found about the endpoint of each role that the configuration asks."""
     try:
-        settings = load_settings(file, environ, {}).settings
+        settings = tell_notices(load_settings(file, environ, {})).settings
         found = anyio.run(_check_all, settings, environ)
     except ConfigError as error:
         yield Finding(
@@ -32,14 +35,15 @@ def endpoint_findings(file: Path | None, environ: Mapping[str, str]) -> Iterator
 
 
 async def _check_all(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
-    roles = endpoint_settings(settings, environ)
-    found: dict[str, list[Finding]] = {}
+    replicas = [one for each in replica_settings(settings, environ).values() for one in each]
+    say(f"calling {len(replicas)} endpoints, each once")
+    found: dict[int, Sequence[Finding]] = {}
 
-    async def check(role: str) -> None:
-        at = getattr(settings.models, role)
-        found[role] = await check_endpoint(roles[role], model=at.model, send_seed=at.send_seed)
+    async def check(number: int, endpoint: EndpointSettings) -> None:
+        at = getattr(settings.models, endpoint.name)
+        found[number] = await check_endpoint(endpoint, model=at.model, send_seed=at.send_seed)
 
     async with anyio.create_task_group() as tasks:
-        for role in roles:
-            tasks.start_soon(check, role)
-    return [finding for role in roles for finding in found[role]]
+        for number, endpoint in enumerate(replicas):
+            tasks.start_soon(check, number, endpoint)
+    return [finding for number in range(len(replicas)) for finding in found[number]]

@@ -16,12 +16,12 @@ import anyio
 import orjson
 
 from runtime.errors import ConfigError
+from runtime.models.capabilities import Capabilities
 from runtime.models.chat import ChatReply, ChatRequest
 from runtime.models.endpoint import Endpoint
 from runtime.models.errors import ContentFiltered, EndpointStopped, EndpointUnavailable, ModelError
-from runtime.models.faults import error_gist
 from runtime.models.settings import PLACEHOLDER_KEY, EndpointSettings
-from store.health import Finding
+from store.health import Finding, Level
 from store.messages import Message
 
 PATIENCE_S = 60.0
@@ -34,6 +34,19 @@ _REPLY_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointFinding(Finding):
+    """What was found about an endpoint, with what programs may want to know of one that replied.
+
+    `latency` is in seconds; `capabilities` are those that requests are fitted to.
+    """
+
+    url: str
+    model: str = ""
+    latency: float | None = None
+    capabilities: Capabilities | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
     """What an endpoint says it serves: model names, None where it does not say; `status` of that answer, if any."""
 
@@ -41,7 +54,7 @@ class Served:
     status: int | None
 
 
-async def check_endpoint(settings: EndpointSettings, *, model: str, send_seed: bool) -> list[Finding]:
+async def check_endpoint(settings: EndpointSettings, *, model: str, send_seed: bool) -> Sequence[Finding]:
     """Call an endpoint once, twice where it does not take a seed. What is found, one finding or a few.
 
     Args:
@@ -59,7 +72,9 @@ async def check_endpoint(settings: EndpointSettings, *, model: str, send_seed: b
         return [_bad(settings, str(error), "correct that setting")]
 
 
-async def _examine(endpoint: Endpoint, settings: EndpointSettings, model: str, *, send_seed: bool) -> list[Finding]:
+async def _examine(
+    endpoint: Endpoint, settings: EndpointSettings, model: str, *, send_seed: bool
+) -> list[EndpointFinding]:
     served = await served_models(settings)
     with_seed = send_seed and settings.capabilities.seed
     refusal: ModelError | None = None
@@ -86,7 +101,7 @@ async def _ask(endpoint: Endpoint, model: str, *, seed: int | None) -> ChatReply
 
 def _praise(
     settings: EndpointSettings, model: str, reply: ChatReply, served: Served, *, seed: bool | None
-) -> list[Finding]:
+) -> list[EndpointFinding]:
     """What to say of an endpoint that has replied; `seed` tells whether one was accepted, None if it was refused."""
     usage = reply.usage
     parts = [f"{model} replied in {reply.latency:.2f} s"]
@@ -97,7 +112,8 @@ def _praise(
     parts.append(_takes(settings))
     if served.models is not None:
         parts.append(f"serves {_some(served.models)}")
-    findings = [Finding(check=settings.name, level="ok", text="; ".join(parts))]
+    praise = _found(settings, "ok", "; ".join(parts))
+    findings = [replace(praise, model=model, latency=round(reply.latency, 3), capabilities=settings.capabilities)]
     if not usage.prompt:
         step = "have the server report usage; until then tokens and costs of its calls are not known, nor capped"
         findings.append(_warn(settings, "it does not say how many tokens a call took", step))
@@ -113,7 +129,7 @@ def _takes(settings: EndpointSettings) -> str:
     return f"is sent {able.limit_name}, {sampling[able.sampling]}, {system}{thinking}"
 
 
-async def explain(error: ModelError, settings: EndpointSettings, model: str, served: Served) -> Finding:
+async def explain(error: ModelError, settings: EndpointSettings, model: str, served: Served) -> EndpointFinding:
     """What a failed call says about the endpoint, with the next step."""
     if isinstance(error, EndpointStopped):
         return _bad(settings, error.reason.partition(";")[0] + _said(error), settings.key_advice)
@@ -142,7 +158,9 @@ async def explain(error: ModelError, settings: EndpointSettings, model: str, ser
     return _bad(settings, f"{error.reason}, status {error.status}{_said(error)}", "change what it complains of")
 
 
-async def _explain_not_found(error: ModelError, settings: EndpointSettings, model: str, served: Served) -> Finding:
+async def _explain_not_found(
+    error: ModelError, settings: EndpointSettings, model: str, served: Served
+) -> EndpointFinding:
     if served.models is not None:
         return _bad(settings, f"it lists {model!r} but does not serve it{_said(error)}", "see the server's own log")
     parts = urlsplit(settings.base_url)
@@ -154,7 +172,7 @@ async def _explain_not_found(error: ModelError, settings: EndpointSettings, mode
     return _bad(settings, f"unknown model or path, status 404{_said(error)}", step)
 
 
-async def _explain_silence(error: ModelError, settings: EndpointSettings) -> Finding:
+async def _explain_silence(error: ModelError, settings: EndpointSettings) -> EndpointFinding:
     """Why no HTTP answer came at all, found out step by step."""
     parts = urlsplit(settings.base_url)
     if not parts.hostname:
@@ -236,12 +254,32 @@ def _is_page(body: str) -> bool:
 
 
 def _said(error: ModelError) -> str:
-    return f"; it said: {error_gist(error.body)}" if error.body else ""
+    """What the endpoint said, its message alone where it has one."""
+    said = _message(error.body) or error.body
+    return f"; it said: {said}" if said else ""
 
 
-def _bad(settings: EndpointSettings, text: str, step: str) -> Finding:
-    return Finding(check=settings.name, level="fail", text=text, next_step=step)
+def _message(body: str) -> str:
+    """The sentence in an error's body, empty where it has none."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return ""
+    inner = document.get("error", document) if isinstance(document, dict) else document
+    found = [inner.get("message"), inner.get("detail")] if isinstance(inner, dict) else [inner]
+    return next((text for text in found if text and isinstance(text, str)), "")
 
 
-def _warn(settings: EndpointSettings, text: str, step: str) -> Finding:
-    return Finding(check=settings.name, level="warn", text=text, next_step=step)
+def _bad(settings: EndpointSettings, text: str, step: str) -> EndpointFinding:
+    return _found(settings, "fail", text, step)
+
+
+def _warn(settings: EndpointSettings, text: str, step: str) -> EndpointFinding:
+    return _found(settings, "warn", text, step)
+
+
+def _found(settings: EndpointSettings, level: Level, text: str, step: str = "") -> EndpointFinding:
+    where = settings.base_url or f"{settings.provider} {settings.region}".strip()
+    return EndpointFinding(
+        check=settings.name, level=level, text=f"{where}: {text}", next_step=step, url=settings.base_url
+    )

@@ -11,7 +11,12 @@ from pathlib import Path
 import anyio
 import pytest
 
+from runtime.cli.doctor import line_of
+from runtime.simulation.server import SimulationServer
+from runtime.simulation.world import World
 from store.database import FILE_NAME, Database
+from store.health import Finding
+from tests.acceptance.programs import cso
 from tests.store.test_retention import two_runs
 
 
@@ -71,3 +76,55 @@ async def test_it_works_while_someone_writes(folder: Path) -> None:
         tasks.cancel_scope.cancel()
     assert result.returncode == 0, result.stdout
     assert f"process {os.getpid()} is working on the directory" in result.stdout
+
+
+async def test_each_replica_of_each_role_is_called_once_and_programs_get_what_it_takes(tmp_path: Path) -> None:
+    async with SimulationServer(World.generate(1, 1)) as good, SimulationServer(World.generate(1, 1)) as other:
+        url, root, second = good.base_url, good.root_url, other.base_url
+        config = tmp_path / "config.toml"
+        config.write_text(
+            f'[models.policy]\nbase_url = ["{url}", "{second}"]\nmodel = "sim-policy"\n'
+            f'[models.expert]\nbase_url = "{url}"\nmodel = "sim-expert"\n'
+            f'[models.prm]\nbase_url = "{root}/v9"\nmodel = "sim-prm"\n'
+        )
+        words = ("doctor", "--config", config, "--data", tmp_path / "data")
+        ran, told = await cso(*words, "--json"), await cso(*words)
+        assert len(other.record.entries) == 2
+    found = [one for one in ran.json["findings"] if "url" in one]
+    assert [(one["check"], one["level"], one["url"]) for one in found] == [
+        ("policy", "ok", url),
+        ("policy", "ok", second),
+        ("expert", "ok", url),
+        ("prm", "fail", f"{root}/v9"),
+    ]
+    assert found[0]["latency"] > 0
+    assert found[0]["capabilities"]["limit_name"] == "max_tokens"
+    assert (ran.status, ran.json["ok"], told.status) == (1, False, 1)
+    assert "calling 4 endpoints" in told.said
+    assert f"FAIL  prm         {root}/v9: base_url has the wrong path" in told.output
+    assert f'→ base_url = "{url}"' in told.output
+
+
+async def test_models_that_only_the_published_variables_name_are_called(tmp_path: Path) -> None:
+    async with SimulationServer(World.generate(1, 1), api_key="their-key") as server:
+        target = f"{server.base_url}/chat/completions"
+        environ = {"LLM_URL": target, "RPM_MODEL_URL": target, "OPENAI_API_KEY": "sk-not-for-them"}
+        (tmp_path / "config.toml").touch()
+        words = ("doctor", "--config", tmp_path / "config.toml", "--data", tmp_path / "data")
+        ran = await cso(*words, environ=environ)
+    assert "note: LLM_URL serves the expert as well" in ran.said
+    assert ran.output.count("the key was refused") == 3
+    assert "no key is sent: put it into a variable and name that in models.prm.api_key_env" in ran.output
+    assert "sk-not-for-them" not in ran.output
+
+
+def test_on_a_terminal_lines_are_wrapped_under_their_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    finding = Finding(check="policy", level="fail", text="words " * 20, next_step="do this " * 10)
+    lines = line_of(finding).splitlines()
+    assert all(len(line) <= 60 for line in lines)
+    assert lines[1].startswith(" " * 18 + "words")
+    assert next(line for line in lines if line.lstrip().startswith("→")).startswith(" " * 18 + "→ do this")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
+    assert len(line_of(finding).splitlines()) == 2

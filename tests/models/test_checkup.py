@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from runtime.models.capabilities import Capabilities
-from runtime.models.checkup import check_endpoint
+from runtime.models.checkup import EndpointFinding, check_endpoint
 from runtime.models.settings import EndpointSettings
 from runtime.simulation.server import SimulationServer
 from runtime.simulation.world import World
@@ -35,7 +35,8 @@ async def check(settings: EndpointSettings, *, model: str = "sim-policy", send_s
     found = await check_endpoint(settings, model=model, send_seed=send_seed)
     assert not any(KEY in f"{one.text} {one.next_step}" for one in found)
     assert {one.check for one in found} == {"policy"}
-    return found
+    assert all(one.text.startswith(f"{settings.base_url}: ") for one in found)
+    return [replace(one, text=one.text.removeprefix(f"{settings.base_url}: ")) for one in found]
 
 
 async def only(settings: EndpointSettings, *, model: str = "sim-policy") -> tuple[str, str]:
@@ -64,7 +65,7 @@ async def test_a_sound_endpoint_is_told_with_latency_usage_seed_and_what_it_serv
 async def test_a_wrong_key_and_no_key_name_the_variable() -> None:
     async with SimulationServer(WORLD, api_key="another-key") as server:
         text, step = await only(at(server.base_url))
-        assert "the key was refused; it said: invalid_api_key" in text
+        assert "the key was refused; it said: Incorrect API key provided." in text
         assert step == "check the environment variable POLICY_KEY"
         _, step = await only(at(server.base_url, api_key=None))
         assert step == "no key is set: set the environment variable POLICY_KEY"
@@ -126,7 +127,23 @@ async def test_a_refused_seed_is_found_by_asking_without_one() -> None:
 async def test_another_refusal_is_told_as_it_came_whether_or_not_a_seed_was_sent() -> None:
     async with serve(failure(400, "temperature must be 1")) as server:
         text, _ = await only(at(server.url))
-    assert text == "the request was refused, status 400; it said: error temperature must be 1"
+    assert text == "the request was refused, status 400; it said: temperature must be 1"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"detail": "no such thing"}, "no such thing"),
+        ({"error": "no such thing"}, "no such thing"),
+        ({"object": "error", "message": "no such thing"}, "no such thing"),
+        ({"errors": [1]}, '{"errors":[1]}'),
+        (b"no such thing", "no such thing"),
+    ],
+)
+async def test_what_a_server_says_is_told_whatever_form_it_has(said: object, told: str) -> None:
+    async with serve(answer(said, 400)) as server:
+        text, _ = await only(at(server.url))
+    assert text == f"the request was refused, status 400; it said: {told}"
 
 
 async def test_missing_token_counts_are_a_warning_since_costs_cannot_be_known() -> None:
@@ -154,7 +171,7 @@ async def test_a_page_under_status_200_and_a_busy_server_have_different_next_ste
         _, step = await only(at(page.url))
         assert "base_url leads to a web page" in step
         text, step = await only(at(busy.url))
-        assert "rate limited, status 429; it said: error slow down" in text
+        assert "rate limited, status 429; it said: slow down" in text
         assert "wait" in step
 
 
@@ -209,3 +226,11 @@ async def test_http_where_tls_is_spoken_and_the_reverse_name_the_right_scheme(ce
         text, step = await only(at(server.base_url.replace("http://", "https://")))
         assert "does not speak TLS" in text
         assert "http://" in step
+
+
+async def test_programs_get_latency_model_and_capabilities_of_an_endpoint_that_replied() -> None:
+    async with SimulationServer(WORLD) as server:
+        (found,) = await check_endpoint(at(server.base_url), model="sim-policy", send_seed=True)
+        assert isinstance(found, EndpointFinding)
+        assert (found.url, found.model, found.capabilities) == (server.base_url, "sim-policy", Capabilities())
+        assert found.latency is not None
