@@ -1,7 +1,8 @@
 """Resample: find the candidate critical steps of a failed trajectory.
 
 At each step the PRM scores the policy's own action. Only where that is bad is the expert asked for alternatives,
-with exactly the messages that the policy saw; each distinct one is scored in the same context.
+with exactly the messages that the policy saw; each distinct one is scored in the same context. A step whose action a
+content filter let not through has nothing to score and nothing to prefer anything to.
 """
 
 from __future__ import annotations
@@ -12,19 +13,26 @@ from functools import partial
 from typing import ClassVar
 
 import anyio
+import structlog
 
+from handlers.prm import StepScorer
 from handlers.rollouts import finish_all
-from handlers.scoring import RecentStep, normalise_code, parse_score, score_messages
+from handlers.scoring import RecentStep, normalise_code
 from runtime.agents.base import Action
+from runtime.deadline import deadline
 from runtime.handler import Result, nothing_more
+from runtime.models.errors import ContentFiltered, ContextOverflow
 from runtime.models.journal import Journal
 from runtime.services import Services
 from store.calls import load_request
 from store.candidates import POLICY_ORDINAL, NewCandidate, add_candidates, load_candidates
 from store.events import Event, StepScored, TrajectoryCompleted
+from store.messages import Message
 from store.tasks import Task, load_task
 from store.trajectories import Step, Trajectory, load_steps, load_trajectory
 from store.transaction import Transaction
+
+_log = structlog.get_logger("resample")
 
 
 class Resample:
@@ -53,7 +61,11 @@ class Resample:
             steps=await load_steps(database, trajectory),
             journal=await self._services.models.journal(trajectory, task),
         )
-        await finish_all(partial(examined.score, step) for step in examined.steps if step.index not in scored)
+        await finish_all(
+            partial(examined.score, step)
+            for step in examined.steps
+            if step.index not in scored and step.action_call is not None
+        )
         return nothing_more
 
 
@@ -94,14 +106,17 @@ class Examined:
         """Score a step's candidates and save them together.
 
         Raises:
-            InfrastructureError: a model could not be reached; replies so far are in the journal.
+            InfrastructureError: a model could not be reached, in time or at all; replies so far are in the journal.
         """
-        critical = self.services.settings.critical
-        action = self.services.agent.read(step.action)
-        own = await self._scored(step, Considered(ordinal=POLICY_ORDINAL, action=action, call=step.action_call))
+        critical, seconds = self.services.settings.critical, self.services.settings.agent.step_deadline
+        what = f"the scoring of step {step.index} of {self.trajectory.label}"
         alternatives: list[Considered] = []
-        if own.score is not None and own.score < critical.bad_max:
-            alternatives = await self._alternatives(step, own)
+        with deadline(seconds, what=what, setting="agent.step_deadline"):
+            prm = self._prm(step)
+            own = self._own(step)
+            own = replace(own, score=await prm.score_own(own.action))
+            if own.score is not None and own.score < critical.bad_max:
+                alternatives = await self._alternatives(step, own, prm)
         good = sum(1 for one in alternatives if one.score is not None and one.score > critical.good_min)
         told = StepScored(
             run=self.trajectory.run,
@@ -121,19 +136,33 @@ class Examined:
 
         await self.services.database.save(write)
 
-    async def _alternatives(self, step: Step, own: Considered) -> list[Considered]:
+    def _own(self, step: Step) -> Considered:
+        action = self.services.agent.read(step.action)
+        return Considered(ordinal=POLICY_ORDINAL, action=action, call=step.action_call)
+
+    def _prm(self, step: Step) -> StepScorer:
+        settings = self.services.settings.resample
+        recent = []
+        for earlier in self.steps[max(0, step.index - settings.recent_steps) : step.index]:
+            action = self.services.agent.read(earlier.action)
+            recent.append(RecentStep(earlier.index, action.thought, action.code, earlier.observation))
+        return StepScorer(
+            journal=self.journal,
+            question=self.task.question,
+            state=step.state,
+            index=step.index,
+            recent=recent,
+            attempts=settings.score_attempts,
+        )
+
+    async def _alternatives(self, step: Step, own: Considered, prm: StepScorer) -> list[Considered]:
         """The expert's proposals at a step, the distinct and usable ones scored."""
-        assert step.action_call is not None  # a trajectory that is no branch took all its actions from the policy
+        assert step.action_call is not None  # or the step would not be examined
         messages = await load_request(self.services.database, step.action_call)
         found: dict[int, Considered] = {}
 
         async def propose(ordinal: int) -> None:
-            reply = await self.journal.ask(
-                role="expert", module="action", step=step.index, messages=messages, ordinal=ordinal
-            )
-            found[ordinal] = Considered(
-                ordinal=ordinal, action=self.services.agent.read(reply.content), call=reply.call
-            )
+            found[ordinal] = await self._proposal(step.index, ordinal, messages)
 
         ordinals = range(1, self.services.settings.resample.alternatives + 1)
         await finish_all(partial(propose, ordinal) for ordinal in ordinals)
@@ -141,38 +170,22 @@ class Examined:
         scored: dict[int, Considered] = {}
 
         async def score(one: Considered) -> None:
-            scored[one.ordinal] = await self._scored(step, one)
+            scored[one.ordinal] = replace(one, score=await prm.score(one.action, one.ordinal))
 
         await finish_all(partial(score, one) for one in marked if one.duplicate_of is None and one.action.usable)
         return [scored.get(one.ordinal, one) for one in marked]
 
-    async def _scored(self, step: Step, considered: Considered) -> Considered:
-        """A candidate with its score; a PRM that never gives a readable one leaves it unscored."""
-        settings = self.services.settings.resample
-        recent = []
-        for earlier in self.steps[max(0, step.index - settings.recent_steps) : step.index]:
-            action = self.services.agent.read(earlier.action)
-            recent.append(RecentStep(earlier.index, action.thought, action.code, earlier.observation))
-        messages = score_messages(
-            question=self.task.question,
-            state=step.state,
-            recent=recent,
-            index=step.index,
-            thought=considered.action.thought,
-            code=considered.action.code,
-        )
-        for attempt in range(settings.score_attempts):
+    async def _proposal(self, step: int, ordinal: int, messages: tuple[Message, ...]) -> Considered:
+        """What the expert proposes: no action where its filter refuses, or the messages are too long for it."""
+        try:
             reply = await self.journal.ask(
-                role="prm",
-                module="score",
-                step=step.index,
-                messages=messages,
-                ordinal=considered.ordinal * settings.score_attempts + attempt,
+                role="expert", module="action", step=step, messages=messages, ordinal=ordinal
             )
-            score = parse_score(reply.content)
-            if score is not None:
-                return replace(considered, score=score)
-        return considered
+        except (ContentFiltered, ContextOverflow) as error:
+            _log.warning("no alternative", trajectory=self.trajectory.label, step=step, reason=str(error))
+            none = Action(text="", thought="", code="", problem=str(error))
+            return Considered(ordinal=ordinal, action=none, call=None)
+        return Considered(ordinal=ordinal, action=self.services.agent.read(reply.content), call=reply.call)
 
 
 def _mark_duplicates(own: Considered, proposed: Sequence[Considered]) -> list[Considered]:

@@ -154,6 +154,7 @@ async def open_daemon(
         equipment = Equipment(
             agent=agent,
             budget=Budget(max_steps=settings.agent.max_steps, time_limit=settings.agent.time_limit),
+            step_deadline=settings.agent.step_deadline,
             database=database,
             models=models,
             sandbox=sandbox,

@@ -7,9 +7,11 @@ candidate that it was given, with the progress state that the policy had at that
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from runtime.agents.base import Action, Agent, Answer, Context, Decision, StopReason
+from runtime.deadline import deadline
 from runtime.errors import InfrastructureError
 from runtime.models.journal import Models
 from runtime.sandbox import Limits, Sandbox
@@ -59,10 +61,15 @@ class Ended:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Equipment:
-    """What every rollout of a run works with."""
+    """What every rollout of a run works with.
+
+    `step_deadline`: seconds that a step, or the end of a rollout, may take with all waits. They bound how long
+    trouble can hold it up; the time that the policy itself has is the budget's.
+    """
 
     agent: Agent
     budget: Budget
+    step_deadline: float = 3600.0
     database: Database
     models: Models
     sandbox: Sandbox
@@ -119,7 +126,8 @@ class _Loop:
             step, manifest = await self._step()
             self.context = replace(self.context, steps=(*self.context.steps, replace(step, workspace=manifest)))
             reason = self._reason_to_stop()
-        answer = await self.equipment.agent.conclude(self.context, reason)
+        with self._deadline(f"the end of {self.trajectory.label}"):
+            answer = await self.equipment.agent.conclude(self.context, reason)
         return Ended(reason=reason, answer=answer, steps=len(self.context.steps))
 
     def _reason_to_stop(self) -> StopReason | None:
@@ -138,8 +146,9 @@ class _Loop:
         fork = self.trajectory.fork
         at_fork = fork is not None and context.index == fork.step
         context.journal.begin_step(context.index)
-        decision = self.given if self.given and at_fork else await agent.think(context)
-        acted = await agent.act(decision, context)
+        with self._deadline(f"step {context.index} of {self.trajectory.label}"):
+            decision = self.given if self.given and at_fork else await agent.think(context)
+            acted = await agent.act(decision, context)
         self._refuse_if_disk_is_full()
         step = Step(
             index=context.index,
@@ -153,6 +162,9 @@ class _Loop:
             action_call=decision.call,
         )
         return await self._commit(step, context.workspace)
+
+    def _deadline(self, what: str) -> AbstractContextManager[None]:
+        return deadline(self.equipment.step_deadline, what=what, setting="agent.step_deadline")
 
     def _refuse_if_disk_is_full(self) -> None:
         """What code does on a full disk says nothing about the code."""

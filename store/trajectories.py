@@ -48,6 +48,8 @@ class Step:
 
     `action` is the text that later prompts repeat, `state` the literal of the progress state at the action,
     `workspace` the blob of the manifest after it (None: no files) and `result` the JSON of what stop() was given.
+    Without an `action_call` the action is not the policy's own: a branch was given it, or, where it is empty, a
+    content filter let none through.
     """
 
     index: int

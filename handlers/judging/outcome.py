@@ -18,7 +18,8 @@ async def judge_answer(services: Services, trajectory: Trajectory, task: Task, a
     """Judge the answer of a rollout by the run's method.
 
     Raises:
-        InfrastructureError: the judge could not be reached, or never gave a readable verdict: then nothing is known.
+        InfrastructureError: the judge could not be reached, a content filter kept it from answering, or it never gave
+            a readable verdict: then nothing is known.
     """
     gold = task.answer
     assert gold is not None  # tasks without an answer are refused when they are handed in
@@ -29,10 +30,19 @@ async def judge_answer(services: Services, trajectory: Trajectory, task: Task, a
     journal = await services.models.journal(trajectory, task)
     messages = judge_messages(task.question, gold, answer)
     for attempt in range(_ATTEMPTS):
+        # A refusal is no verdict, so nothing has come of it that would have to be met again.
         reply = await journal.ask(
-            role="judge", module="judge", step=WHOLE_TRAJECTORY, messages=messages, ordinal=attempt
+            role="judge",
+            module="judge",
+            step=WHOLE_TRAJECTORY,
+            messages=messages,
+            ordinal=attempt,
+            keep_refusal=False,
         )
         verdict = parse_verdict(reply.content)
         if verdict is not None:
             return "success" if verdict else "failure"
-    raise InfrastructureError(f"the judge gave no readable verdict in {_ATTEMPTS} attempts on {trajectory.label}")
+    raise InfrastructureError(
+        f"the judge gave no readable verdict in {_ATTEMPTS} attempts on {trajectory.label}: "
+        'take another model for it, or set judge.method = "exact"'
+    )

@@ -31,7 +31,8 @@ class Action:
     """An action as a model wrote it.
 
     `text` is the form in which it is stored, shown in later prompts and put into preference pairs: it reads back to
-    the same thought and code. `problem` tells the model why there is no code to run; then `text` is the raw reply.
+    the same thought and code. `problem` tells the model why there is no code to run; then `text` is the raw reply,
+    empty where there was none.
     """
 
     text: str
@@ -49,6 +50,7 @@ class Action:
 class Decision:
     """What an agent is about to do: an action, the progress state at it, and the journalled call it came from.
 
+    Without a call the action is not the policy's own: a branch was given it, or a content filter let none through.
     `seconds` is the time that the models took for it, without waiting and retries, which are not the policy's.
     """
 

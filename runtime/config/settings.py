@@ -74,6 +74,12 @@ class Agent(Section):
     recent_steps: int = fixed(5, "Latest steps shown in full in a prompt.", ge=1, le=1000)
     observation_chars: int = fixed(8192, "Characters kept of one observation.", ge=64, le=1_000_000)
     time_limit: float = fixed(4200.0, "Seconds before a trajectory is stopped between two steps.", ge=1, le=604800)
+    step_deadline: float = free(
+        3600.0,
+        "Seconds for one step, or for scoring it, waits and retries included; then it is tried again.",
+        ge=0.1,
+        le=604800,
+    )
     prompts: dict[Module, FilePath] = fixed(
         {},
         'Own prompt files by module, { plan = "plan.txt" }; relative to this file.',

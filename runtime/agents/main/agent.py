@@ -14,21 +14,16 @@ from pathlib import Path
 import orjson
 
 from runtime.agents.base import Acted, Action, Answer, Context, Decision, StopReason
-from runtime.agents.main.conversation import action_closing, conversation, end_closing, plan_closing
-from runtime.agents.main.replies import (
-    STATE_KEYS,
-    ReplyError,
-    parse_end,
-    parse_literal,
-    parse_plan,
-    parse_reply,
-    render_reply,
-)
+from runtime.agents.main.asking import ask_policy
+from runtime.agents.main.conversation import action_closing, end_closing, plan_closing
+from runtime.agents.main.replies import ReplyError, parse_end, parse_reply, render_reply
+from runtime.agents.main.state import first_state, next_state, with_experience
 from runtime.agents.main.tools import Toolbox
+from runtime.agents.shortening import shorten
 from runtime.errors import ConfigError
+from runtime.models.errors import ContentFiltered
 from runtime.sandbox import Execution
-from store.calls import WHOLE_TRAJECTORY
-from store.jsontypes import JsonValue
+from store.calls import WHOLE_TRAJECTORY, JournalledReply
 from store.messages import Message
 
 MODULES = ("plan", "action", "end")
@@ -58,21 +53,17 @@ class MainAgent:
         return Action(text=text, thought=parsed.thought, code=parsed.code, problem=parsed.problem)
 
     async def think(self, context: Context) -> Decision:
-        """Bring the progress state up to date, then choose the action."""
-        before = context.steps[-1].state if context.steps else _literal({key: [] for key in STATE_KEYS})
-        plan = await context.journal.ask(
-            role="policy",
-            module="plan",
-            step=context.index,
-            messages=self._messages(context, "plan", plan_closing(before, context.index)),
-        )
-        state = _next_state(plan.content, before)
-        reply = await context.journal.ask(
-            role="policy",
-            module="action",
-            step=context.index,
-            messages=self._messages(context, "action", action_closing(state, context.index)),
-        )
+        """Bring the progress state up to date, then choose the action; neither is chosen against a content filter."""
+        before = context.steps[-1].state if context.steps else first_state()
+        try:
+            plan = await self._ask(context, "plan", plan_closing(before, context.index))
+        except ContentFiltered:
+            return _refused("plan", before, context.index)
+        state = next_state(plan.content, before)
+        try:
+            reply = await self._ask(context, "action", action_closing(state, context.index))
+        except ContentFiltered:
+            return _refused("action", state, context.index, seconds=plan.latency)
         return Decision(
             action=self.read(reply.content), state=state, call=reply.call, seconds=plan.latency + reply.latency
         )
@@ -86,7 +77,7 @@ class MainAgent:
             decision.action.code, workspace=context.workspace.path, tools=toolbox.tools(), limits=context.limits
         )
         return Acted(
-            observation=_shorten(_observation(execution), self.observation_chars),
+            observation=shorten(_observation(execution), self.observation_chars),
             failed=execution.error is not None,
             seconds=execution.seconds + toolbox.model_seconds,
             result=None if toolbox.result is None else orjson.dumps(toolbox.result).decode(),
@@ -95,34 +86,38 @@ class MainAgent:
     async def conclude(self, context: Context, reason: StopReason) -> Answer:
         """Ask for the final result; if none can be read, it is what the run itself gave."""
         given = _given_result(context)
-        direct = None
-        if reason is not StopReason.STOPPED:
-            direct = (
-                await self._ask_end(context, "direct", (Message("user", f"Task: {context.task.question}"),))
-            ).strip()
+        direct = await self._direct(context) if reason is not StopReason.STOPPED else None
         state = context.steps[-1].state if context.steps else "{}"
         closing = end_closing(state, reason=reason, output=given.output if given else None, direct=direct)
-        messages = self._messages(context, "end", closing)
         for attempt in range(_END_ATTEMPTS):
             try:
-                end = parse_end(parse_reply(await self._ask_end(context, "end", messages, attempt)))
-            except ReplyError:
+                reply = await self._ask(context, "end", closing, step=WHOLE_TRAJECTORY, ordinal=attempt)
+                end = parse_end(parse_reply(reply.content))
+            except (ReplyError, ContentFiltered):
                 continue
             return Answer(output=end.output, log=end.log)
         return given or Answer(output=direct or "", log="The final result could not be read.")
 
-    async def _ask_end(self, context: Context, module: str, messages: tuple[Message, ...], ordinal: int = 0) -> str:
-        reply = await context.journal.ask(
-            role="policy", module=module, step=WHOLE_TRAJECTORY, messages=messages, ordinal=ordinal
-        )
-        return reply.content
+    async def _direct(self, context: Context) -> str:
+        """What the policy says to the bare task; nothing where a content filter refuses it."""
+        messages = (Message("user", f"Task: {context.task.question}"),)
+        try:
+            reply = await context.journal.ask(
+                role="policy", module="direct", step=WHOLE_TRAJECTORY, messages=messages
+            )
+        except ContentFiltered:
+            return ""
+        return reply.content.strip()
 
-    def _messages(self, context: Context, module: str, closing: tuple[str, ...]) -> tuple[Message, ...]:
-        return conversation(
+    async def _ask(
+        self, context: Context, module: str, closing: tuple[str, ...], *, step: int | None = None, ordinal: int = 0
+    ) -> JournalledReply:
+        return await ask_policy(
+            context,
+            module,
+            step=context.index if step is None else step,
+            ordinal=ordinal,
             system=self.prompts[module],
-            question=context.task.question,
-            files=context.files,
-            steps=context.steps,
             recent_steps=self.recent_steps,
             closing=closing,
         )
@@ -149,23 +144,15 @@ def load_prompts(replacements: Mapping[str, Path]) -> dict[str, str]:
     return prompts
 
 
-def _next_state(reply: str, before: str) -> str:
-    """The state that a plan reply gives; one that cannot be read leaves it as it was."""
-    try:
-        return _literal(parse_plan(parse_reply(reply), parse_literal(before)))
-    except ReplyError:
-        return before
-
-
-def _literal(state: Mapping[str, JsonValue]) -> str:
-    """A progress state as a Python literal, one item a line. The standard library's pretty printer is slow."""
-    lines = ["{"]
-    for key, items in state.items():
-        if isinstance(items, list) and items:
-            lines += [f"    {key!r}: [", *(f"        {item!r}," for item in items), "    ],"]
-        else:
-            lines.append(f"    {key!r}: {items!r},")
-    return "\n".join([*lines, "}"])
+def _refused(module: str, state: str, index: int, *, seconds: float = 0.0) -> Decision:
+    """The decision of a step for which a content filter let through no plan or no action: there is nothing to run."""
+    told = f"The provider's content filter refused the {module} of step {index}"
+    return Decision(
+        action=Action(text="", thought="", code="", problem=f"{told}, so nothing was run."),
+        state=with_experience(state, f"{told}. Go on in other words, and leave out what may have caused it."),
+        call=None,
+        seconds=seconds,
+    )
 
 
 def _given_result(context: Context) -> Answer | None:
@@ -178,11 +165,3 @@ def _given_result(context: Context) -> Answer | None:
 def _observation(execution: Execution) -> str:
     parts = [part.rstrip("\n") for part in (execution.output, execution.error) if part]
     return "\n".join(parts) or "(nothing was printed)"
-
-
-def _shorten(text: str, limit: int) -> str:
-    """The beginning and the end of a text that is too long, with the number of characters left out between."""
-    if len(text) <= limit:
-        return text
-    half = limit // 2
-    return f"{text[:half]}\n[… {len(text) - 2 * half} characters left out …]\n{text[-half:]}"

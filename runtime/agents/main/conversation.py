@@ -2,14 +2,17 @@
 
 After the system message, user and assistant take turns: the task, then the last steps as the policy wrote them with
 their observations; the last user message ends with the progress state and what is asked for. Steps older than
-`recent_steps` are left to the progress state.
+`recent_steps` are left to the progress state. A step without an action has no turn of the assistant, only an
+observation: providers take no empty turns, and nothing may be put into the policy's mouth.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from runtime.agents.base import StopReason
+from runtime.agents.shortening import shorten_oldest
 from store.messages import Message
 from store.trajectories import Step
 
@@ -28,10 +31,25 @@ def conversation(
     turns: list[Message] = [Message("system", system)]
     user = _task_parts(question, files, first_shown)
     for step in steps[first_shown:]:
-        turns += [Message.joined("user", *user), Message("assistant", step.action)]
-        user = [f"Observation of step {step.index}:\n", step.observation]
+        if step.action.strip():
+            turns += [Message.joined("user", *user), Message("assistant", step.action)]
+            user = []
+        else:
+            user.append("\n\n")
+        user += [f"Observation of step {step.index}:\n", step.observation]
     turns.append(Message.joined("user", *user, "\n\n", *closing))
     return tuple(turns)
+
+
+def shorten_observations(steps: Sequence[Step], *, recent_steps: int, excess: int) -> tuple[Step, ...]:
+    """The steps with up to `excess` characters less in the observations that are shown, the oldest ones' first."""
+    first_shown = max(0, len(steps) - recent_steps)
+    shown = steps[first_shown:]
+    shorter = shorten_oldest([step.observation for step in shown], excess)
+    return (
+        *steps[:first_shown],
+        *(replace(step, observation=text) for step, text in zip(shown, shorter, strict=True)),
+    )
 
 
 def plan_closing(state: str, index: int) -> tuple[str, ...]:

@@ -415,6 +415,11 @@ def parse_plan(reply: Reply, previous_state: Mapping[str, JsonValue]) -> dict[st
     plan = _dict_of(reply)
     if not any(key in plan for key in STATE_KEYS):
         raise ReplyError(f"The dict has none of the keys of a progress state: {', '.join(STATE_KEYS)}.")
+    return bounded_state(plan, previous_state)
+
+
+def bounded_state(plan: Mapping[str, JsonValue], previous_state: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """The progress state that a plan's dict gives, see `parse_plan`; its literal can always be read again."""
     return {key: _bounded(key, _texts(plan.get(key, previous_state.get(key)))) for key in STATE_KEYS}
 
 
@@ -467,7 +472,7 @@ def _bounded(key: str, texts: Sequence[str]) -> list[JsonValue]:
     room = MAX_LIST_CHARACTERS
     for text in reversed(texts) if newest_last else texts:
         item = text if len(text) <= MAX_ITEM_CHARACTERS else text[: MAX_ITEM_CHARACTERS - 1] + "…"
-        room -= len(item) + len("'', ")
+        room -= len(repr(item)) + len(", ")  # as a state is written, in which some characters take ten
         if room < 0:
             break
         kept.append(item)

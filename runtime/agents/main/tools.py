@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from runtime.agents.base import Context
 from runtime.errors import ToolError
+from runtime.models.errors import ContentFiltered, ContextOverflow
 from runtime.sandbox import Tool
 from runtime.search import render_hits
 from store.jsontypes import JsonValue
@@ -40,13 +41,19 @@ class Toolbox:
             raise ToolError("ask_llm needs a query that is not empty")
         ordinal = self._asked
         self._asked += 1
-        reply = await self._context.journal.ask(
-            role="policy",
-            module="ask",
-            step=self._context.index,
-            messages=(Message("user", question),),
-            ordinal=ordinal,
-        )
+        try:
+            reply = await self._context.journal.ask(
+                role="policy",
+                module="ask",
+                step=self._context.index,
+                messages=(Message("user", question),),
+                ordinal=ordinal,
+            )
+        # Both are the question's own doing and will be met again whenever the code asks it.
+        except ContentFiltered as error:
+            raise ToolError("the provider's content filter refused the question or its answer") from error
+        except ContextOverflow as error:
+            raise ToolError(f"the query of {len(question)} characters is too long for the model") from error
         self.model_seconds += reply.latency
         return reply.content
 
