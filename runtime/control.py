@@ -20,7 +20,6 @@ from runtime.errors import ConfigError
 from runtime.runs import open_run
 from store.database import Database
 from store.deliveries import cancel_deliveries, revive_deliveries
-from store.errors import CsoError
 from store.formats.task_files import TaskRecord
 from store.runs import Run, find_run, set_paused
 from store.tasks import TaskFile, find_task, submit_task
@@ -30,7 +29,7 @@ BATCH = 64  # tasks handed over in one transaction or request, so that a long fi
 _BATCH_FILE_BYTES = 16 << 20
 
 
-class UnknownNameError(CsoError):
+class UnknownNameError(ConfigError):
     """Raised when there is no run, or no task in it, of the name that was given."""
 
 

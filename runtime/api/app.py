@@ -1,7 +1,9 @@
 """The HTTP API over a daemon. Bad input is a 400, an unknown name a 404, a conflict a 409, all `{"error": "…"}`.
 
 GET  /healthz                            200 while the daemon works, 503 once it stops
-GET  /v1/status[?run=NAME]               runs in numbers, as `cso status --json`, and what the daemon is doing
+GET  /metrics                            the daemon in numbers, for Prometheus
+GET  /v1/daemon                          what the daemon is doing
+GET  /v1/status[?run=NAME]               the same, and the runs in numbers: what `cso status --json` prints
 POST /v1/tasks                           {"tasks": [{"record": {…}, "file": "base64"}], "run", "priority"}
 POST /v1/tasks/{run}/{task}/cancel       give a task up
 POST /v1/retry                           {"all": true}, {"run": "…"} or {"run": "…", "task": "…"}
@@ -22,6 +24,7 @@ from aiohttp.typedefs import Handler
 from runtime.api.bodies import BadRequestError, read_retry_body, read_tasks_body
 from runtime.api.guard import make_guard
 from runtime.api.live import Live, live_status
+from runtime.api.metrics import render_metrics
 from runtime.control import UnknownNameError
 from runtime.daemon import Daemon
 from runtime.errors import CsoError
@@ -48,6 +51,8 @@ def make_app(live: Live, *, token: str | None, max_body: int) -> web.Application
     app.add_routes(
         [
             web.get("/healthz", healthz),
+            web.get("/metrics", metrics),
+            web.get("/v1/daemon", daemon_status),
             web.get("/v1/status", status),
             web.post("/v1/tasks", submit),
             web.post("/v1/tasks/{run}/{task}/cancel", cancel),
@@ -63,6 +68,18 @@ async def healthz(request: web.Request) -> web.Response:
     """Tell a supervisor that the daemon is alive; one that waits for the disk is, too."""
     live = request.app[LIVE]
     return _json({"status": live.state}, status=503 if live.stopping else 200)
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """Tell a monitoring system how the daemon is."""
+    body, content_type = await render_metrics(request.app[LIVE], request.headers.get(hdrs.ACCEPT, ""))
+    # As a header, because the library's own parameter takes no parameters of the type.
+    return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})
+
+
+async def daemon_status(request: web.Request) -> web.Response:
+    """Tell what the daemon is doing at this moment."""
+    return _json(await live_status(request.app[LIVE]))
 
 
 async def status(request: web.Request) -> web.Response:

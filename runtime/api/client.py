@@ -11,17 +11,18 @@ import aiohttp
 import orjson
 
 from runtime.api.bodies import write_tasks_body
-from runtime.control import Submitted, read_parcels
+from runtime.control import Submitted, UnknownNameError, read_parcels
 from runtime.errors import ConfigError, CsoError
 from store.formats.task_files import TaskRecord
 from store.jsontypes import JsonValue
 
 # Pausing and cancelling wait for replies that are being paid for; to give up earlier would not hurry them.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=1000.0)
+_LOOK_TIMEOUT = aiohttp.ClientTimeout(total=5.0)
 
 
 class RefusedError(CsoError):
-    """Raised when the daemon refused a request; the message is the daemon's."""
+    """Raised when the daemon could not fulfil a request; the message is the daemon's."""
 
 
 class DaemonGoneError(CsoError):
@@ -34,6 +35,10 @@ class RemoteControl:
     def __init__(self, session: aiohttp.ClientSession, *, token_env: str) -> None:
         self._session = session
         self._token_env = token_env
+
+    async def look(self) -> dict[str, JsonValue]:
+        """What the daemon is doing, as `GET /v1/daemon` tells; within seconds."""
+        return await self._ask("GET", "/v1/daemon", timeout=_LOOK_TIMEOUT)
 
     async def submit(self, records: Sequence[TaskRecord], *, run: str | None = None, priority: int = 0) -> Submitted:
         """Take tasks into the queue."""
@@ -64,18 +69,35 @@ class RemoteControl:
         return bool((await self._post(f"/v1/runs/{_segment(run)}/resume"))["serving"])
 
     async def _post(self, path: str, body: bytes | None = None) -> dict[str, JsonValue]:
+        return await self._ask("POST", path, body)
+
+    async def _ask(
+        self, method: str, path: str, body: bytes | None = None, *, timeout: aiohttp.ClientTimeout = _TIMEOUT
+    ) -> dict[str, JsonValue]:
         headers = {} if body is None else {"Content-Type": "application/json"}
         try:
-            async with self._session.post(path, data=body, headers=headers) as response:
+            async with self._session.request(method, path, data=body, headers=headers, timeout=timeout) as response:
                 content = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise DaemonGoneError(f"the daemon did not answer: {error}") from error
+            raise DaemonGoneError(
+                f"the daemon did not answer ({str(error) or type(error).__name__}): see `cso status`, then try again"
+            ) from error
         answer = _decoded(content)
-        if response.status == 401:
-            raise ConfigError(f"the daemon wants a token: put the one that it was given into {self._token_env}")
-        if response.status != 200:
-            raise RefusedError(str(answer.get("error", f"the daemon answered with status {response.status}")))
-        return answer
+        said = str(answer.get("error", f"the daemon answered with status {response.status}"))
+        match response.status:
+            case 200:
+                return answer
+            case 401:
+                raise ConfigError(
+                    "the daemon wants another token: put the one that it was started with into "
+                    f"{self._token_env or 'the variable that api.token_env names'}"
+                )
+            case 404:
+                raise UnknownNameError(said)
+            case 400 | 409 | 413:
+                raise ConfigError(said)  # what was asked for, or a task, must be changed
+            case _:
+                raise RefusedError(said)
 
 
 @contextlib.asynccontextmanager

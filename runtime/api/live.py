@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 import anyio
 import orjson
 
+from runtime.api.counts import Counts
 from runtime.daemon import Daemon
 from runtime.lag import LagMeter
 from store.database import Reader
@@ -18,6 +19,7 @@ from store.jsontypes import JsonValue
 from store.runs import list_runs
 
 _NAMED = 10
+STATES = ("working", "waiting", "stopping")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,6 +28,7 @@ class Live:
 
     daemon: Daemon
     lag: LagMeter = field(default_factory=LagMeter)
+    counts: Counts = field(default_factory=Counts)
     url: str = ""
     stopping: bool = False
     resumed: list[Resumed] = field(default_factory=list)
@@ -40,18 +43,20 @@ class Live:
 
     def note(self, event: Event) -> None:
         """Watch the bus."""
+        self.counts.note(event)
         if isinstance(event, Resumed):
             self.resumed.append(event)
 
 
 async def live_status(live: Live) -> dict[str, JsonValue]:
-    """The daemon's own part of `GET /v1/status`; ages in seconds, times in seconds since 1970, UTC."""
+    """What `GET /v1/daemon` tells; ages in seconds, times in seconds since 1970, UTC."""
     daemon = live.daemon
     runs = await list_runs(daemon.database)
     names = {run.id: run.name for run in runs}
     lag = live.lag.read()
     return {
         "pid": os.getpid(),
+        "url": live.url,
         "started": live.started,
         "state": live.state,
         "trouble": str(daemon.database.trouble) if daemon.database.trouble else None,
