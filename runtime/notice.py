@@ -15,6 +15,8 @@ from pathlib import Path
 
 import orjson
 
+from store.lock import DataLock
+
 FILE_NAME = "daemon.json"
 
 
@@ -46,3 +48,9 @@ def read_notice(directory: Path) -> Notice | None:
     with contextlib.suppress(OSError, ValueError, TypeError):
         return Notice(**orjson.loads((directory / FILE_NAME).read_bytes()))
     return None
+
+
+def living_notice(directory: Path) -> Notice | None:
+    """The notice of the daemon that works on a data directory now; None if there is no daemon."""
+    notice, lock = read_notice(directory), DataLock(directory)
+    return notice if notice is not None and lock.owner() == notice.pid and lock.is_held() else None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
+from store.causes import cause_of
 from store.database import Reader
 from store.events import BudgetSpent, Resumed, decode_event
 from store.jsontypes import JsonValue
@@ -24,9 +26,10 @@ class Outcomes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """Deliveries that were set aside with the same error."""
+    """Deliveries that were set aside for the same cause, and the whole error of one of them."""
 
     handler: str
+    cause: str
     error: str
     deliveries: int
 
@@ -64,11 +67,12 @@ class Summary:
     paused: bool
     tasks: int
     tasks_finished: int
+    tasks_cancelled: int = 0
     trajectories: Outcomes
     steps_scored: int
     steps_unscored: int
     critical_candidates: int
-    failed_steps: int  # steps of failed trajectories: those that are to be scored
+    failed_steps: int  # steps of failed trajectories with an action of the policy: those that are to be scored
     branches: Outcomes
     controls: Outcomes
     pairs: int
@@ -105,6 +109,7 @@ async def summarise(reader: Reader, run: Run) -> Summary:
         paused=run.paused,
         tasks=counts["tasks"],
         tasks_finished=counts["finished"],
+        tasks_cancelled=counts["cancelled"],
         trajectories=rollouts["trajectories"],
         steps_scored=counts["scored"],
         steps_unscored=counts["unscored"],
@@ -163,10 +168,13 @@ async def _count_steps(reader: Reader, run: Run) -> Mapping[str, int]:
             WHERE k.run = :run AND t.parent IS NULL
         ),
         own AS (SELECT c.trajectory, c.step, c.score FROM candidates c JOIN mine m ON m.id = c.trajectory
-                WHERE c.ordinal = 0)
+                WHERE c.ordinal = 0),
+        ended AS MATERIALIZED (SELECT DISTINCT kind, task FROM events
+                WHERE run = :run AND kind IN ('task-finished', 'task-cancelled'))
         SELECT
             (SELECT count(*) FROM tasks WHERE run = :run) AS tasks,
-            (SELECT count(DISTINCT task) FROM events WHERE run = :run AND kind = 'task-finished') AS finished,
+            (SELECT count(*) FROM ended WHERE kind = 'task-finished') AS finished,
+            (SELECT count(*) FROM ended WHERE kind = 'task-cancelled') AS cancelled,
             (SELECT count(*) FROM own WHERE score IS NOT NULL) AS scored,
             (SELECT count(*) FROM own WHERE score IS NULL) AS unscored,
             (SELECT count(*) FROM own o WHERE o.score < :bad_max AND EXISTS (
@@ -176,7 +184,7 @@ async def _count_steps(reader: Reader, run: Run) -> Mapping[str, int]:
             (SELECT count(*) FROM (SELECT DISTINCT p.trajectory, p.step FROM pairs p
                 JOIN mine m ON m.id = p.trajectory)) AS supervised_steps,
             (SELECT count(*) FROM steps s JOIN mine m ON m.id = s.trajectory
-                WHERE m.outcome = 'failure') AS failed_steps,
+                WHERE m.outcome = 'failure' AND s.action_call IS NOT NULL) AS failed_steps,
             (SELECT count(*) FROM deliveries WHERE run = :run AND dead = 0) AS owed,
             (SELECT count(*) FROM deliveries WHERE run = :run AND dead = 0 AND attempts > 0) AS put_off,
             (SELECT count(DISTINCT task) FROM deliveries WHERE run = :run AND dead = 2) AS resting
@@ -224,7 +232,16 @@ async def _spent_cap(reader: Reader, run: int) -> SpentCap | None:
 async def _set_aside(reader: Reader, run: int) -> list[DeadLetter]:
     rows = await reader.fetch(
         "SELECT handler, error, count(*) AS n FROM deliveries WHERE run = ? AND dead = 1"
-        " GROUP BY handler, error ORDER BY n DESC",
+        " GROUP BY handler, error ORDER BY n DESC, error",
         (run,),
     )
-    return [DeadLetter(handler=row["handler"], error=row["error"], deliveries=row["n"]) for row in rows]
+    examples: dict[tuple[str, str], str] = {}
+    numbers = Counter[tuple[str, str]]()
+    for row in rows:
+        cause = row["handler"], cause_of(row["error"])
+        examples.setdefault(cause, row["error"])
+        numbers[cause] += row["n"]
+    return [
+        DeadLetter(handler=handler, cause=cause, error=examples[handler, cause], deliveries=number)
+        for (handler, cause), number in numbers.most_common()
+    ]

@@ -8,6 +8,7 @@ import typer
 from runtime.cli.options import ConfigOption, DataOption, JsonOption, OneRunOption, settings_for
 from runtime.cli.output import write_data, write_json
 from runtime.cli.reach import patience, reach, run_name
+from runtime.cli.report import counted
 from runtime.config.settings import Settings
 
 
@@ -23,7 +24,7 @@ def cancel(
     if json:
         write_json({"run": run, "task": task, "deliveries": dropped})
     elif dropped:
-        write_data(f"task {task} of run {run} is given up: {dropped} pieces of work dropped")
+        write_data(f"task {task} of run {run} is given up: {counted(dropped, 'delivery', 'deliveries')} dropped")
     else:
         write_data(f"nothing of task {task} of run {run} was open")
 

@@ -35,8 +35,18 @@ def summary_text(
         rows.append(("dataset", str(dataset)))
     if log is not None:
         rows.append(("log", str(log)))
+    return table(rows)
+
+
+def table(rows: Sequence[tuple[str, str]]) -> str:
+    """Rows of a name and a text, the texts under one another."""
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{heading(f'{name:<{width}}')}  {value}" for name, value in rows)
+
+
+def counted(number: int, one: str, more: str = "") -> str:
+    """A number with its noun."""
+    return f"{number:,} {one if number == 1 else more or one + 's'}"
 
 
 def heading(text: str) -> str:
@@ -61,7 +71,8 @@ def pair_text(pair: Pair) -> str:
 
 def _rows(summary: Summary, currency: str) -> Iterator[tuple[str, str]]:
     done, branches, controls = summary.trajectories, summary.branches, summary.controls
-    yield "tasks", f"{summary.tasks_finished} of {summary.tasks} finished"
+    cancelled = f", {summary.tasks_cancelled} given up" if summary.tasks_cancelled else ""
+    yield "tasks", f"{summary.tasks_finished} of {summary.tasks} finished{cancelled}"
     yield "trajectories", f"{done.success} success, {done.failure} failure{_errors(done.error)}"
     unscored = f", {summary.steps_unscored} could not be scored" if summary.steps_unscored else ""
     yield "steps scored", f"{summary.steps_scored} of {summary.failed_steps} in failed trajectories{unscored}"
@@ -77,15 +88,18 @@ def _rows(summary: Summary, currency: str) -> Iterator[tuple[str, str]]:
         cap = summary.budget_spent
         yield "budget spent", f"{cap.setting} is {cap.cap:,.10g}: nothing new is begun until it is raised"
     if summary.resting_tasks:
-        yield "at rest", f"{summary.resting_tasks} tasks have spent their own budget (budget.task_…)"
+        yield "at rest", f"{counted(summary.resting_tasks, 'task')}: the budget of each is spent (budget.task_…)"
     if summary.paused:
         yield "paused", "left alone until `cso resume`"
     if summary.resumed:
         yield "last resumed", _resumption(summary.resumed)
     if summary.owed:
-        yield "still open", f"{summary.owed} deliveries, {summary.put_off} of them put off after a failure"
+        put_off = f", {summary.put_off} of them put off after a failure" if summary.put_off else ""
+        yield "still open", f"{counted(summary.owed, 'delivery', 'deliveries')}{put_off}"
     for letter in summary.set_aside:
-        yield "set aside", f"{letter.deliveries} × {letter.handler}: {letter.error.splitlines()[0]}"
+        yield "set aside", f"{letter.deliveries} × {letter.handler}: {letter.cause}"
+    if summary.set_aside:
+        yield "", "put back with `cso retry --all`; which tasks: `cso tail --kind delivery-failed`"
 
 
 def _errors(count: int) -> str:
@@ -95,6 +109,7 @@ def _errors(count: int) -> str:
 def _resumption(resumed: Resumption) -> str:
     when = datetime.fromtimestamp(resumed.time / 1e6).astimezone()
     return (
-        f"{when:%Y-%m-%d %H:%M:%S}, with {resumed.deliveries} deliveries owed and {resumed.trajectories} rollouts"
-        f" under way, of which {resumed.steps} steps and {resumed.calls} paid replies were kept"
+        f"{when:%Y-%m-%d %H:%M:%S}, with {counted(resumed.deliveries, 'delivery', 'deliveries')} owed and"
+        f" {counted(resumed.trajectories, 'rollout')} under way, of which {counted(resumed.steps, 'step')} and"
+        f" {counted(resumed.calls, 'paid reply', 'paid replies')} were kept"
     )

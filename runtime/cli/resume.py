@@ -19,7 +19,7 @@ def resume(
     if json:
         write_json({"run": run, "paused": False, "serving": is_served})
     else:
-        write_data(f"run {run} is not paused")
+        write_data(f"run {run} goes on" if is_served else f"run {run} is not paused any more")
     if not is_served:
         say("no daemon with the run's settings is at work: `cso serve` goes on with it")
 

@@ -8,6 +8,7 @@ import typer
 from runtime.cli.options import ConfigOption, DataOption, JsonOption, OneRunOption, settings_for
 from runtime.cli.output import say, write_data, write_json
 from runtime.cli.reach import reach, run_name
+from runtime.cli.report import counted
 from runtime.config.settings import Settings
 from runtime.errors import ConfigError
 
@@ -27,7 +28,7 @@ def retry(
     if json:
         write_json({"run": name, "task": task, "deliveries": revived, "daemon": is_daemon})
     elif revived:
-        write_data(f"{revived} pieces of work are back in the queue")
+        write_data(f"{counted(revived, 'delivery', 'deliveries')} back in the queue")
     else:
         write_data("nothing was set aside")
     if revived and not is_daemon:

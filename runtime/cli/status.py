@@ -1,4 +1,4 @@
-"""`cso status`: a run in numbers, read from the store beside whoever is writing to it."""
+"""`cso status`: runs in numbers, read from the store beside whoever writes to it, and what that daemon is doing."""
 
 import os
 from pathlib import Path
@@ -7,11 +7,14 @@ from typing import Annotated
 import anyio
 import typer
 
+from runtime.cli.live import daemon_rows, look_at_daemon
 from runtime.cli.output import write_data, write_json
-from runtime.cli.report import summary_json, summary_text
+from runtime.cli.report import summary_json, summary_text, table
 from runtime.cli.runs import chosen_runs
 from runtime.config.loading import load_settings
+from runtime.config.settings import Api
 from store.database import Reader
+from store.jsontypes import JsonValue
 from store.summary import Summary, summarise
 
 
@@ -23,23 +26,28 @@ def status(
     name: Annotated[str | None, typer.Option("--run", help="One run; all of them if left out.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show how far each run is, what it cost, and what was set aside."""
+    """Show how far each run is, what it cost, and what was set aside.
+
+    Where a daemon is at work, also what it is doing and what limits it; without one, all the rest is there.
+    """
     # A folder that is named may be of another configuration than the one at hand, so its money has no label.
-    folder, currency = (data, "") if data else _configured(file)
-    summaries = anyio.run(_summaries, folder, name)
+    folder, api, currency = (data, Api(), "") if data and file is None else _configured(file, data)
+    summaries, seen = anyio.run(_look, folder, api, name)
     if json:
-        write_json({"runs": [summary_json(summary, dataset=None) for summary in summaries]})
+        write_json({"runs": [summary_json(summary, dataset=None) for summary in summaries], "daemon": seen})
         return
+    write_data(f"{table(list(daemon_rows(seen)))}\n\n")
     for summary in summaries:
         text = summary_text(summary, dataset=None, log=None, currency=currency)
         write_data(f"run {summary.run} in {folder}\n{text}\n")
 
 
-def _configured(file: Path | None) -> tuple[Path, str]:
-    settings = load_settings(file, os.environ, {}).settings
-    return settings.run.data, settings.budget.currency
+def _configured(file: Path | None, data: Path | None) -> tuple[Path, Api, str]:
+    settings = load_settings(file, os.environ, {"run.data": str(data) if data else None}).settings
+    return settings.run.data, settings.api, settings.budget.currency
 
 
-async def _summaries(folder: Path, name: str | None) -> list[Summary]:
+async def _look(folder: Path, api: Api, name: str | None) -> tuple[list[Summary], dict[str, JsonValue] | None]:
     async with Reader(folder) as reader:
-        return [await summarise(reader, run) for run in await chosen_runs(reader, name)]
+        summaries = [await summarise(reader, run) for run in await chosen_runs(reader, name)]
+    return summaries, await look_at_daemon(folder, api)

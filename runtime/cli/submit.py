@@ -9,6 +9,7 @@ import typer
 from runtime.cli.options import ConfigOption, DataOption, JsonOption, settings_for
 from runtime.cli.output import say, write_data, write_json
 from runtime.cli.reach import reach
+from runtime.cli.report import counted
 from runtime.cli.run import read_all
 from runtime.config.settings import Settings
 from runtime.control import Submitted
@@ -36,11 +37,18 @@ def submit(
     if json:
         write_json({"run": settings.run.name, "new": taken.new, "known": taken.known, "daemon": is_daemon})
     else:
-        write_data(f"{taken.new} new, {taken.known} known")
+        write_data(_told(taken, settings.run.name))
     if problems:
         say(f"{len(problems)} bad lines were left out: {', '.join(sorted({str(one.file) for one in problems}))}")
-    if not is_daemon:
+    if taken.new and not is_daemon:
         say(f"no daemon works on {settings.run.data}: the tasks wait for `cso serve`")
+
+
+def _told(taken: Submitted, run: str) -> str:
+    if not taken.new:
+        return f"nothing to do: run {run} has all of the tasks already"
+    known = f", which has {counted(taken.known, 'other')} already" if taken.known else ""
+    return f"{counted(taken.new, 'task')} taken into run {run}{known}"
 
 
 async def _submit(settings: Settings, records: list[TaskRecord], priority: int) -> tuple[Submitted, bool]:

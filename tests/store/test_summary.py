@@ -99,7 +99,7 @@ async def test_what_is_owed_put_off_and_set_aside_is_told_apart_and_grouped_by_c
         await database.write(fail)
     summary = await summarise(database, run)
     assert (summary.owed, summary.put_off) == (2, 1)
-    assert summary.set_aside == [DeadLetter(handler="collect", error="down", deliveries=2)]
+    assert summary.set_aside == [DeadLetter(handler="collect", cause="down", error="down", deliveries=2)]
 
 
 async def test_another_run_in_the_same_directory_does_not_count(database: Database) -> None:

@@ -1,0 +1,87 @@
+"""What a daemon is doing at this moment, asked of it and put into words."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from runtime.api.client import connect
+from runtime.api.listening import api_token
+from runtime.config.settings import Api
+from runtime.errors import CsoError
+from runtime.notice import living_notice
+from store.jsontypes import JsonValue
+
+_LIMITS = {
+    "max-in-flight": "max_in_flight",
+    "adaptive": "the capacity found so far",
+    "rate-limit": "requests or tokens per minute",
+    "retry-after": "a pause that it asked for",
+}
+
+# JSON from the daemon, which may be of another release: what is missing is left out.
+Facts = Mapping[str, Any]
+
+
+async def look_at_daemon(folder: Path, settings: Api) -> dict[str, JsonValue] | None:
+    """What the daemon of a data directory is doing, with `error` if it does not say; None if there is no daemon."""
+    notice = living_notice(folder)
+    if notice is None:
+        return None
+    try:
+        token = api_token(settings, os.environ)
+        async with connect(notice.url, token=token, token_env=settings.token_env) as remote:
+            return await remote.look()
+    except CsoError as error:
+        return {"pid": notice.pid, "url": notice.url, "started": notice.started, "error": str(error)}
+
+
+def daemon_rows(seen: Facts | None) -> Iterator[tuple[str, str]]:
+    """Rows of the report, a name and a text each."""
+    if seen is None:
+        yield "daemon", "none at work: `cso serve` starts one"
+        return
+    since = f"process {seen['pid']} since {datetime.fromtimestamp(seen['started']):%Y-%m-%d %H:%M:%S}, {seen['url']}"
+    if "error" in seen:
+        yield "daemon", f"{since}: {seen['error']}"
+        return
+    yield "daemon", f"{seen['state']}, {since}"
+    if seen.get("trouble"):
+        yield "waiting for", str(seen["trouble"])
+    if rollouts := seen.get("rollouts"):
+        yield "rollouts", f"{rollouts['in_use']} of {rollouts['limit']} places in use"
+    if work := seen.get("at_work"):
+        yield from _at_work(work)
+    for role, endpoint in seen.get("endpoints", {}).items():
+        yield f"{role} endpoint", _endpoint(endpoint)
+    if lag := seen.get("loop_lag"):
+        yield (
+            "event loop",
+            f"late by {lag['p50_ms']:.1f} ms (p50), {lag['p99_ms']:.1f} (p99), {lag['max_ms']:.1f} (max)",
+        )
+
+
+def _at_work(work: Facts) -> Iterator[tuple[str, str]]:
+    if not work["handlers"]:
+        yield "at work", "nothing"
+        return
+    oldest = work["oldest"][0]
+    task = f" on task {oldest['task']}" if oldest["task"] else ""
+    counts = ", ".join(f"{number} {handler}" for handler, number in work["handlers"].items())
+    yield "at work", f"{counts}; longest: {oldest['handler']}{task}, {oldest['seconds']:.0f} s"
+
+
+def _endpoint(endpoint: Facts) -> str:
+    """How busy a role's endpoint is, and what keeps it from more."""
+    if endpoint["stopped"]:
+        return "stopped: it refused the key or the account, see what was set aside"
+    parts = [f"{endpoint['in_flight']} of {endpoint['limit']} requests on their way"]
+    if endpoint["waiting"]:
+        parts.append(f"{endpoint['waiting']} waiting")
+    if endpoint["limiting"] != "none":
+        parts.append(f"limited by {_LIMITS.get(endpoint['limiting'], endpoint['limiting'])}")
+    parts += [f"{endpoint[name]:,} {name}" for name in ("refused", "retried") if endpoint[name]]
+    return ", ".join(parts)
