@@ -34,8 +34,8 @@ class RunChangedError(ConfigError):
         self.changes = changes
         lines = [f"  {key}: {_shown(was)} → {_shown(now)}" for key, (was, now) in sorted(changes.items())]
         advice = [
-            "`cso run … --new-run` begins a new run with the new ones",
-            "`cso run … --accept-changes` goes on; each pair keeps the digest that it was made under",
+            "--new-run with `cso run` or `cso serve` begins a new run with the new ones",
+            "--accept-changes goes on with it; each pair keeps the digest that it was made under",
         ]
         if any(not key.startswith(_PROGRAM) for key in changes):
             advice.insert(0, "set them back in the configuration (`cso config` shows where each value comes from)")

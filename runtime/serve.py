@@ -24,12 +24,12 @@ from runtime.daemon import Daemon, open_daemon
 from runtime.errors import ConfigError
 from runtime.logs import configure_logs
 from runtime.notice import posted
-from runtime.reload import apply_settings
+from runtime.reload import Reloaded, apply_settings
 from runtime.sandbox import guard_own_process
 from runtime.spool import Spool
-from runtime.stopping import Stop, staged_stop
+from runtime.stopping import LAST_WORDS_S, Stop, staged_stop
 from runtime.supervisor import Supervisor
-from store.events import DeliveryFailed, Event, PairVerified, Resumed, TaskCancelled, TaskFinished
+from runtime.teller import Teller
 from store.transaction import Transaction
 
 _log = structlog.get_logger("serve")
@@ -54,7 +54,7 @@ async def around(
 
     def on_stop() -> None:
         live.stopping = True
-        supervisor.stopping(stop.grace)
+        supervisor.stopping(stop.grace + 2 * LAST_WORDS_S)
 
     async def last_words() -> None:
         # Replies that have arrived are in line to be committed; this is the end of the line.
@@ -63,10 +63,12 @@ async def around(
     stop.awaited, stop.on_stop, stop.last_words = lambda: daemon.services.models.asking, on_stop, last_words
     async with listening(live, api, environ) as url, anyio.create_task_group() as tasks:
         with posted(daemon.settings.run.data, url):
-            tasks.start_soon(live.lag.run)
-            supervisor.ready(describe(daemon))
-            tasks.start_soon(supervisor.keep_alive, lambda: describe(daemon))
             live.url = url
+            tasks.start_soon(live.lag.run)
+            supervisor.ready(describe(live))
+            if stop.signal is not None:  # it came while everything was being opened
+                on_stop()
+            tasks.start_soon(supervisor.keep_alive, lambda: describe(live))
             yield live
         tasks.cancel_scope.cancel()
 
@@ -87,13 +89,15 @@ async def serve(settings: Settings, environ: Mapping[str, str], load: Load) -> s
     stop = Stop(grace=settings.run.stop_grace, tell=_log.warning)
     reloader = _Reloader(stop, environ, load, supervisor)
     stop.on_hangup = reloader.reload
+    teller = Teller()
     _log.info("starting", data=str(settings.run.data), pid=os.getpid())
     async with (
         staged_stop(stop),
-        open_daemon(settings, environ, every_run=True, watchers=[_log_event]) as daemon,
+        open_daemon(settings, environ, every_run=True, watchers=[teller.note]) as daemon,
         around(daemon, stop, environ, api=settings.api, supervisor=supervisor) as live,
+        teller.telling(daemon.database),
     ):
-        reloader.daemon = daemon
+        reloader.begin(live)
         _log.info("ready", url=live.url)
         with stop.work:
             async with anyio.create_task_group() as tasks:
@@ -105,56 +109,57 @@ async def serve(settings: Settings, environ: Mapping[str, str], load: Load) -> s
 
 
 class _Reloader:
-    """Reads the configuration anew at SIGHUP; until the daemon is open there is nothing to change."""
+    """Reads the configuration anew at SIGHUP, once there is a daemon whose settings can change."""
 
     def __init__(self, stop: Stop, environ: Mapping[str, str], load: Load, supervisor: Supervisor) -> None:
-        self.daemon: Daemon | None = None
+        self._live: Live | None = None
+        self._is_open = anyio.Event()
+        self._one_by_one = anyio.Lock()  # or the file of the earlier signal might be applied last
         self._stop = stop
         self._environ = environ
         self._load = load
         self._supervisor = supervisor
 
+    def begin(self, live: Live) -> None:
+        """From now on there is something to change; a signal that came before takes effect now."""
+        self._live = live
+        self._is_open.set()
+
     async def reload(self) -> None:
         """Apply what may change; a configuration that is wrong changes nothing."""
-        if self.daemon is None:
-            return
-        self._supervisor.reloading()
-        try:
-            wanted = await run_sync(self._load)
-            done = apply_settings(self.daemon, wanted, self._environ)
-        except ConfigError as error:
-            _log.error("configuration not read: everything stays as it was", error=str(error))
-        else:
-            self._stop.grace = self.daemon.settings.run.stop_grace
-            for key, (old, new) in done.applied.items():
-                _log.warning("setting changed", key=key, old=old, new=new)
-            for key, why in done.refused.items():
-                _log.warning("setting not changed", key=key, why=why)
-            _log.warning("configuration read", changed=len(done.applied), refused=len(done.refused))
-        self._supervisor.ready(describe(self.daemon))
+        await self._is_open.wait()
+        assert self._live is not None  # as `begin` has been called
+        async with self._one_by_one:
+            self._supervisor.reloading()
+            try:
+                wanted = await run_sync(self._load)
+                done = apply_settings(self._live.daemon, wanted, self._environ)
+            except ConfigError as error:
+                _log.error("configuration not read: everything stays as it was", error=str(error))
+            else:
+                self._tell(done)
+            self._supervisor.ready(describe(self._live))
+
+    def _tell(self, done: Reloaded) -> None:
+        assert self._live is not None  # as in `reload`
+        self._stop.grace = self._live.daemon.settings.run.stop_grace
+        for key, (old, new) in done.applied.items():
+            _log.warning("setting changed", key=key, old=old, new=new)
+        for key, why in done.refused.items():
+            _log.warning("setting not changed", key=key, why=why)
+        _log.warning("configuration read", changed=len(done.applied), refused=len(done.refused))
 
 
-def describe(daemon: Daemon) -> str:
+def describe(live: Live) -> str:
     """What a daemon is doing, in a line."""
-    asking = len(daemon.services.models.asking)
+    daemon = live.daemon
+    if trouble := daemon.database.trouble:
+        return f"waiting: {trouble.what}"
     return (
-        f"{len(daemon.bus.runs)} runs, {daemon.slots.in_use} of {daemon.slots.total} rollouts, "
-        f"{asking} model calls under way"
+        f"{live.state}: {len(daemon.bus.runs)} runs, {daemon.slots.in_use} of {daemon.slots.total} rollouts, "
+        f"{len(daemon.services.models.asking)} model calls under way"
     )
 
 
 def _nothing(_transaction: Transaction) -> None:
     pass
-
-
-def _log_event(event: Event) -> None:
-    """What is notable to whoever reads the daemon's own log; everything is in the event log."""
-    match event:
-        case DeliveryFailed():
-            tell = _log.error if event.dead else _log.warning
-            what = "work set aside" if event.dead else "work put off after a failure"
-            tell(what, handler=event.handler, task=event.task, attempt=event.attempt, error=event.error)
-        case PairVerified() | TaskFinished() | TaskCancelled() | Resumed():
-            _log.info(event.kind, run=event.run, task=event.task, seq=event.seq, **event.facts())
-        case _:
-            pass

@@ -21,7 +21,7 @@ from runtime.models.journal import Asking
 _FIRST_REPORT_S = 1.0
 _NEXT_REPORT_S = 10.0
 _NAMED = 5
-_LAST_WORDS_S = 5.0
+LAST_WORDS_S = 5.0
 EXIT_GRACE_OVER = 1
 
 Tell = Callable[[str], None]
@@ -73,7 +73,7 @@ class Stop:
         await self.on_hangup()
 
     async def _wait(self) -> None:
-        self._tell("stopping: nothing new is begun (again: at once)")
+        self._tell("stopping: nothing new is begun (a second signal stops at once)")
         with anyio.move_on_after(self.grace):
             await anyio.sleep(_FIRST_REPORT_S)
             while True:
@@ -82,7 +82,7 @@ class Stop:
                 await anyio.sleep(_NEXT_REPORT_S)
         lost = self.awaited()
         self._tell(f"given up after {self.grace:g} s" + (f", without {described(lost)}" if lost else ""))
-        with anyio.move_on_after(_LAST_WORDS_S):
+        with anyio.move_on_after(LAST_WORDS_S):
             await self.last_words()
         os._exit(EXIT_GRACE_OVER)
 

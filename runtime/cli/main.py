@@ -17,7 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 from runtime.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STORAGE, EXIT_USAGE
 from runtime.cli.output import say_error, write_data
 from runtime.errors import ConfigError, CsoError
-from store.errors import StorageError
+from store.errors import StorageError, TaskFileError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -164,7 +164,15 @@ def _tell(errors: Sequence[CsoError]) -> int:
         say_error(text)
     if any(isinstance(error, StorageError) for error in errors):
         return EXIT_STORAGE
-    return EXIT_USAGE if all(isinstance(error, ConfigError) for error in errors) else EXIT_FAILED
+    return EXIT_USAGE if all(_is_the_users(error) for error in errors) else EXIT_FAILED
+
+
+def _is_the_users(error: CsoError) -> bool:
+    """Whether the command line, the configuration or a task file must be changed, and nothing else helps."""
+    # Imported here because the help page must not wait for it.
+    from store.tasks import ChangedTaskError
+
+    return isinstance(error, (ConfigError, TaskFileError, ChangedTaskError))
 
 
 if __name__ == "__main__":

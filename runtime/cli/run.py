@@ -9,16 +9,14 @@ import anyio
 import typer
 
 from runtime.cli.ending import exit_code
+from runtime.cli.identity import AcceptOption, NewRunOption, settle_identity
 from runtime.cli.options import tell_notices
 from runtime.cli.output import say, write_data, write_json
 from runtime.cli.rehearse import rehearse as rehearse_tasks
 from runtime.cli.report import summary_json, summary_text
 from runtime.cli.working import work_off
 from runtime.config.loading import load_settings
-from runtime.config.settings import Settings
-from runtime.errors import ConfigError
 from runtime.eventlog import EVENTS_FILE
-from runtime.runs import accept_changes, free_name
 from store.errors import TaskFileError
 from store.formats.task_files import Problem, TaskRecord, read_tasks
 
@@ -30,12 +28,8 @@ def run(
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the database and its files.")] = None,
     name: Annotated[str | None, typer.Option("--run", help="Name of the run.")] = None,
-    new_run: Annotated[
-        bool, typer.Option("--new-run", help="Begin a new run, called NAME-2 where there is a run NAME.")
-    ] = False,
-    accept: Annotated[
-        bool, typer.Option("--accept-changes", help="Go on although settings, prompts or the program changed.")
-    ] = False,
+    new_run: NewRunOption = False,
+    accept: AcceptOption = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse a task file that has a bad line.")] = False,
     rehearse: Annotated[
         bool, typer.Option("--rehearse", help="Estimate calls, tokens and cost with simulated models; buy nothing.")
@@ -66,24 +60,6 @@ def run(
     if problems:
         say(f"{len(problems)} bad lines were left out: {', '.join(sorted({str(one.file) for one in problems}))}")
     raise typer.Exit(exit_code(worked))
-
-
-def settle_identity(settings: Settings, *, new_run: bool, accept: bool) -> Settings:
-    """Do what a person decided about a run that its settings do not fit any more; the settings to work with.
-
-    Raises:
-        ConfigError: two things were decided at once.
-    """
-    if new_run and accept:
-        raise ConfigError("--new-run and --accept-changes exclude each other: begin a new run, or go on with the old")
-    if new_run:
-        name = anyio.run(free_name, settings.run.data, settings.run.name)
-        say(f"a new run: {name} (go on with it by --run {name})")
-        return settings.model_copy(update={"run": settings.run.model_copy(update={"name": name})})
-    if accept:
-        for key in anyio.run(accept_changes, settings):
-            say(f"accepted from now on: {key}")
-    return settings
 
 
 def read_all(files: Sequence[Path], *, strict: bool) -> tuple[list[TaskRecord], list[Problem]]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import anyio
 import typer
 
+from runtime.cli.identity import AcceptOption, NewRunOption, settle_identity
 from runtime.cli.options import ConfigOption, DataOption, tell_notices
 from runtime.config.loading import load_settings
 from runtime.config.settings import Settings
@@ -17,6 +18,9 @@ from runtime.serve import serve as work
 def serve(
     file: ConfigOption = None,
     data: DataOption = None,
+    name: Annotated[str | None, typer.Option("--run", help="Run that takes the tasks that name none.")] = None,
+    new_run: NewRunOption = False,
+    accept: AcceptOption = False,
     host: Annotated[str | None, typer.Option(help="Address that the API listens on.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Its port; 0 for any free one.")] = None,
     spool: Annotated[Path | None, typer.Option(help="Folder whose task files are taken up.")] = None,
@@ -26,9 +30,17 @@ def serve(
     Tasks come from `cso submit`, over HTTP and from the spool folder. SIGTERM or Ctrl-C stops: replies that are being
     paid for are waited for, a second one stops at once. SIGHUP reads the configuration anew.
     """
-    overrides = {"run.data": _text(data), "api.host": host, "api.port": port, "queue.spool": _text(spool)}
-    load = partial(_load, file, overrides)
-    anyio.run(work, load(), os.environ, load)
+    overrides = {
+        "run.data": _text(data),
+        "run.name": name,
+        "api.host": host,
+        "api.port": port,
+        "queue.spool": _text(spool),
+    }
+    settings = settle_identity(_load(file, overrides), new_run=new_run, accept=accept)
+    # What is read anew is about the run that was settled on.
+    load = partial(_load, file, {**overrides, "run.name": settings.run.name})
+    anyio.run(work, settings, os.environ, load)
 
 
 def _load(file: Path | None, overrides: dict[str, str | int | None]) -> Settings:
