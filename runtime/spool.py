@@ -8,18 +8,22 @@
 A file with a bad line is refused whole. One that clashes with tasks that the run has may have been taken in part;
 like every file it may be mended and moved in again, because tasks that are known are left alone.
 
-A file is taken once its size and time have not changed between two looks, so that one that is still being written is
-left alone. Names that begin with a dot or end in anything but .jsonl are not looked at. Files that tasks refer to lie
-in SPOOL, relative to it, come before the task file, and stay. No file is ever overwritten: a name that is taken gets
-a number.
+A file is taken once its size and time have not changed between two looks, it is not empty, and no process has it open
+for writing, as far as the file system tells that; so one that is still being written is left alone. Names that begin
+with a dot or end in anything but .jsonl are not looked at, nor are links. Files that tasks refer to lie in SPOOL,
+relative to it, come before the task file, and stay. No file is ever overwritten: a name that is taken gets a number.
+One file's trouble does not hold up the others.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import signal
 import stat
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -38,6 +42,7 @@ from store.tasks import ChangedTaskError
 SUFFIX = ".jsonl"
 REPORT_SUFFIX = ".report.json"
 LOOK_S = 1.0
+_NAME_BYTES = 200  # of 255 that a file system allows, so that a number and the report's suffix fit behind
 _log = structlog.get_logger("spool")
 
 Place = Literal["taken", "done", "rejected"]
@@ -67,34 +72,35 @@ class Spool:
     def __init__(self, folder: Path, control: LocalControl) -> None:
         self._folder = folder
         self._control = control
-        self._complaint = ""
+        self._complaints: set[str] = set()
 
     async def run(self) -> None:
-        """Take up files until cancelled; what goes wrong with the folder is logged, and tried again."""
+        """Take up files until cancelled; what goes wrong with one or with the folder is logged, and tried again."""
         seen = _Waiting({})
         while True:
+            troubles: dict[str, str] = {}
             try:
-                await self.finish_taken()
-                seen = await self._look(seen)
-                self._complaint = ""
-            except (OSError, StoreError) as error:
-                # Said once, not every second, for as long as it is the same.
-                if str(error) != self._complaint:
-                    self._complaint = str(error)
-                    _log.error("the spool folder cannot be used", folder=str(self._folder), error=str(error))
+                await run_sync(self._make_folders)
+                waiting = await run_sync(self._waiting)
+                for name in waiting.settled(seen):
+                    with _noting(troubles, self._folder / name):
+                        await run_sync(self._take, self._folder / name)
+                # What an earlier process, or a failed attempt, left there is submitted with what has just been taken.
+                for path in await run_sync(self._taken):
+                    with _noting(troubles, path):
+                        await self._submit(path)
+                seen = waiting
+            except OSError as error:
+                troubles[str(self._folder)] = str(error)
+            self._complain(troubles)
             await anyio.sleep(LOOK_S)
 
-    async def finish_taken(self) -> None:
-        """Submit what an earlier process, or a failed attempt, left in `taken`."""
-        await run_sync(self._make_folders)
-        for path in await run_sync(lambda: sorted((self._folder / "taken").glob(f"*{SUFFIX}"))):
-            await self._submit(path)
-
-    async def _look(self, seen: _Waiting) -> _Waiting:
-        waiting = await run_sync(self._waiting)
-        for name in waiting.settled(seen):
-            await self._submit(await run_sync(self._move, self._folder / name, "taken"))
-        return waiting
+    def _complain(self, troubles: Mapping[str, str]) -> None:
+        """Say what is wrong once, not every second, for as long as it is the same."""
+        for place, error in troubles.items():
+            if error not in self._complaints:
+                _log.error("the spool folder cannot be used: tried again", place=place, error=error)
+        self._complaints = set(troubles.values())
 
     async def _submit(self, path: Path) -> None:
         """Submit a file in `taken` and move it to where it belongs."""
@@ -115,22 +121,28 @@ class Spool:
 
     def _read(self, path: Path) -> Sequence[TaskRecord]:
         # Strict, because nobody watches: a file with a bad line comes back whole, to be mended and moved in again.
-        return read_tasks(path, strict=True, folder=self._folder).tasks
+        records = read_tasks(path, strict=True, folder=self._folder).tasks
+        if not records:
+            raise TaskFileError(path, ["there is no task in it"])
+        return records
 
     async def _accept(self, path: Path, submitted: Submitted) -> None:
         moved = await run_sync(self._move, path, "done")
         _log.info("task file taken", file=moved.name, new=submitted.new, known=submitted.known)
 
     async def _reject(self, path: Path, reasons: Sequence[str]) -> None:
-        report = {"file": path.name, "time": time.time(), "reasons": list(reasons)}
-        _log.warning("task file rejected", file=path.name, reasons=len(reasons), first=reasons[0])
-        await run_sync(self._write_report, path, orjson.dumps(report, option=orjson.OPT_INDENT_2))
+        moved = await run_sync(self._put_aside, path, reasons)
+        _log.warning("task file rejected", file=moved.name, reasons=len(reasons), first=reasons[0])
 
-    def _write_report(self, path: Path, report: bytes) -> None:
+    def _put_aside(self, path: Path, reasons: Sequence[str]) -> Path:
         """The report goes first: a crash in between leaves the file in `taken`, to be refused again."""
         target = self._free_name(path.name, "rejected")
-        target.with_name(target.name + REPORT_SUFFIX).write_bytes(report)
-        path.rename(target)
+        # A name need not be text.
+        report = {"file": _as_text(target.name), "time": time.time(), "reasons": [_as_text(one) for one in reasons]}
+        target.with_name(target.name + REPORT_SUFFIX).write_bytes(
+            orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        )
+        return path.rename(target)
 
     def _make_folders(self) -> None:
         for place in ("taken", "done", "rejected"):
@@ -143,21 +155,61 @@ class Spool:
                 if entry.name.startswith(".") or not entry.name.endswith(SUFFIX):
                     continue
                 status = entry.stat(follow_symlinks=False)
-                if stat.S_ISREG(status.st_mode):
+                if stat.S_ISREG(status.st_mode) and status.st_size:
                     found[entry.name] = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         return _Waiting(found)
 
+    def _take(self, path: Path) -> None:
+        # Its owner may have taken it away again, which is no trouble.
+        with contextlib.suppress(FileNotFoundError):
+            if not _is_being_written(path):
+                self._move(path, "taken")
+
+    def _taken(self) -> list[Path]:
+        return sorted((self._folder / "taken").glob(f"*{SUFFIX}"))
+
     def _move(self, path: Path, place: Place) -> Path:
-        target = self._free_name(path.name, place)
-        path.rename(target)
-        return target
+        return path.rename(self._free_name(path.name, place))
 
     def _free_name(self, name: str, place: Place) -> Path:
         """A path in a subfolder that nothing has; ours is the only process that puts anything there."""
         folder = self._folder / place
-        stem, number = name.removesuffix(SUFFIX), 1
-        target = folder / name
+        stem, number = os.fsdecode(os.fsencode(name.removesuffix(SUFFIX))[:_NAME_BYTES]), 1
+        target = folder / f"{stem}{SUFFIX}"
         while target.exists():
             number += 1
             target = folder / f"{stem}-{number}{SUFFIX}"
         return target
+
+
+@contextlib.contextmanager
+def _noting(troubles: dict[str, str], path: Path) -> Iterator[None]:
+    """Let the block fail for the sake of the folder or the disk, and note it."""
+    try:
+        yield
+    except (OSError, StoreError) as error:
+        troubles[str(path)] = str(error)
+
+
+def _is_being_written(path: Path) -> bool:
+    """Whether a process has a file open for writing; False where that cannot be known."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except PermissionError:
+        return False  # to be refused by whoever reads it
+    try:
+        # Whoever opens it for writing while we hold the lease has us sent a signal, which by default would end us.
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        # The kernel gives a lease for reading on a file that nobody has open for writing.
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except BlockingIOError:
+        return True
+    except OSError:  # another user's file, or a file system without leases
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _as_text(name: str) -> str:
+    return name.encode("utf-8", "replace").decode()
