@@ -23,10 +23,10 @@ _KEPT = ("temperature", "top_p", "max_tokens", "max_in_flight", "send_seed")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assumptions:
-    """What an estimate rests on. All but the first two were measured in the rehearsal.
+    """What an estimate rests on: the settings' own numbers, and means that were measured in the rehearsal.
 
-    `branches_per_critical_step` is the most that the settings allow: none succeeds in a rehearsal, so none of a
-    step's branches spares another. Reply lengths are mean tokens a call, by role.
+    `failure_share` is in [0, 1]; `most_steps` is what a trajectory may take. None of the branches of a rehearsal
+    succeeds, so none spares another. Lengths are mean tokens a call, by role.
     """
 
     failure_share: float
@@ -34,6 +34,7 @@ class Assumptions:
     sample: int
     trajectories_per_task: int
     steps_per_trajectory: float
+    most_steps: int
     critical_steps_per_failure: float
     branches_per_critical_step: float
     prompt_tokens_per_call: Mapping[str, float]
@@ -115,6 +116,7 @@ def forecast(rehearsed: Summary, settings: Settings, *, tasks: int, failure_shar
             sample=rehearsed.tasks,
             trajectories_per_task=settings.run.trajectories,
             steps_per_trajectory=_ratio(rehearsed.failed_steps, failures),
+            most_steps=settings.agent.max_steps,
             critical_steps_per_failure=per_failure,
             branches_per_critical_step=_ratio(rehearsed.branches.success + rehearsed.branches.failure, critical),
             prompt_tokens_per_call={

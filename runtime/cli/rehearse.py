@@ -16,7 +16,7 @@ from runtime.cli.report import heading
 from runtime.cli.working import Worked, work_off
 from runtime.config.settings import Settings
 from runtime.errors import ConfigError
-from runtime.rehearsal import Estimate, Forecast, forecast, rehearsal_settings
+from runtime.rehearsal import Assumptions, Estimate, Forecast, forecast, rehearsal_settings
 from runtime.simulation.process import simulated_models
 from runtime.simulation.search import WorldSearch
 from runtime.simulation.world import World
@@ -82,17 +82,23 @@ def _lines(told: Forecast, currency: str) -> Iterator[str]:
         yield _line(name, one, currency)
     yield ""
     yield heading("It assumes")
-    yield f"  {based.failure_share:.0%} of the policy's trajectories fail (set it with --failures)"
-    yield f"  {based.trajectories_per_task} trajectories a task, of {based.steps_per_trajectory:.1f} steps"
-    yield (
-        f"  {based.critical_steps_per_failure:.1f} candidate critical steps a failure,"
-        f" {based.branches_per_critical_step:.1f} branches each (the most: a branch that succeeds spares others)"
-    )
-    for role, tokens in based.prompt_tokens_per_call.items():
-        yield f"  {role}: prompts of {tokens:,.0f} tokens, replies of {based.reply_tokens_per_call[role]:,.0f}"
-    yield "  tokens are counted as a quarter of the characters; real models may write and observe much more"
+    yield from (f"  {line}" for line in _assumed(based))
     if told.unpriced:
         yield f"Costs are not complete: [prices] has none for {', '.join(told.unpriced)}."
+
+
+def _assumed(based: Assumptions) -> Iterator[str]:
+    yield f"{based.failure_share:.0%} of the policy's trajectories fail (set it with --failures)"
+    several = "trajectory" if based.trajectories_per_task == 1 else "trajectories"
+    yield f"{based.trajectories_per_task} {several} a task, of {based.steps_per_trajectory:.1f} steps"
+    if based.steps_per_trajectory:
+        times = based.most_steps / based.steps_per_trajectory
+        yield f"  (agent.max_steps allows {based.most_steps}, {times:.1f} times as many)"
+    yield f"{based.critical_steps_per_failure:.1f} candidate critical steps a failure, as the simulated PRM scores"
+    yield f"{based.branches_per_critical_step:.1f} branches a critical step; one that succeeds will spare others"
+    for role, tokens in based.prompt_tokens_per_call.items():
+        yield f"{role}: prompts of {tokens:,.0f} tokens, replies of {based.reply_tokens_per_call[role]:,.0f}"
+    yield "tokens are a quarter of the characters; real models may write and see far more"
 
 
 def _line(name: str, one: Estimate, currency: str) -> str:

@@ -66,8 +66,14 @@ async def test_for_people_it_says_that_models_are_simulated_what_is_assumed_and_
     config = write_configuration(tmp_path, "http://127.0.0.1:9/v1", priced=("expert",))
     ran = await cso("run", write_tasks(tmp_path, 2), "--config", config, "--rehearse")
     assert ran.status == 0
-    for words in ("SIMULATED", "60% of the policy's trajectories fail", "candidate critical steps a failure"):
+    for words in (
+        "SIMULATED",
+        "60% of the policy's trajectories fail",
+        "agent.max_steps allows 12",
+        "candidate critical steps a failure",
+    ):
         assert words in ran.output
+    assert all(len(line) <= 80 for line in ran.output.splitlines())
     assert "[prices] has none for their-policy, their-prm" in ran.output
 
 
@@ -99,6 +105,7 @@ def _summary(spending: list[Spent], *, failures: int, critical: int, branches: i
         paused=False,
         tasks=failures,
         tasks_finished=failures,
+        tasks_cancelled=0,
         trajectories=Outcomes(failure=failures),
         steps_scored=5 * failures,
         steps_unscored=0,
