@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from openai import AsyncAzureOpenAI
+from openai import AsyncAzureOpenAI, Omit
 
 from runtime.models.bodies import Answer
 from runtime.models.chat import ChatRequest
@@ -34,7 +34,7 @@ class AzureTransport(OpenAITransport):
         settings: EndpointSettings,
         learn: Learn,
         client: AsyncAzureOpenAI,
-        headers: Mapping[str, str],
+        headers: Mapping[str, str | Omit],
         tokens: EntraTokens | None,
     ) -> None:
         super().__init__(settings, learn, client, headers)
@@ -90,7 +90,8 @@ def make_transport(settings: EndpointSettings, learn: Learn) -> AzureTransport:
         http_client=make_http_client(timeout),
     )
     client.organization = client.project = None
-    headers = {**dict(settings.headers), "api-key": settings.api_key or ""}
+    # Omit takes away what the SDK would send: a placeholder beside a token.
+    headers = {**dict(settings.headers), "api-key": settings.api_key or Omit()}
     return AzureTransport(settings, learn, client, headers, None if settings.api_key else _entra_tokens(settings))
 
 

@@ -12,7 +12,7 @@ from functools import partial
 import anyio
 import httpx2
 import orjson
-from openai import APIStatusError, AsyncOpenAI, OpenAIError
+from openai import APIStatusError, AsyncOpenAI, Omit, OpenAIError
 
 from runtime.models.bodies import Answer, count, parse_json, read_answer
 from runtime.models.capabilities import fit
@@ -28,7 +28,7 @@ class OpenAITransport:
     """Chat completions through a client of the SDK; `headers` go with each request."""
 
     def __init__(
-        self, settings: EndpointSettings, learn: Learn, client: AsyncOpenAI, headers: Mapping[str, str]
+        self, settings: EndpointSettings, learn: Learn, client: AsyncOpenAI, headers: Mapping[str, str | Omit]
     ) -> None:
         self._settings = settings
         self._learn = learn

@@ -103,6 +103,7 @@ async def test_without_a_key_tokens_come_from_entra_id_and_are_kept(monkeypatch:
                 assert (await expert.complete(REQUEST, headers={})).content == "hi"
     paths = [asked.path for asked in server.asked]
     assert (paths.count("/identity"), len(paths)) == (1, 4)
+    assert not any("api-key" in asked.headers for asked in server.asked)
     assert "key-of-the-environment" not in str([asked.headers for asked in server.asked])
 
 
