@@ -24,10 +24,11 @@ from runtime.models.chat import ChatReply, ChatRequest
 from runtime.models.context import TokenEstimate
 from runtime.models.errors import ContextOverflow, EndpointStopped, EndpointUnavailable, ModelError
 from runtime.models.faults import REFUSED, Fault, Reaction, timeout_fault
-from runtime.models.limiter import Limiter, Limiting
+from runtime.models.limiter import Limiter, Limiting, SentAwayError
 from runtime.models.rates import RateGate
 from runtime.models.retry import backoff_delay
 from runtime.models.settings import EndpointSettings
+from runtime.models.stop import Stop
 from runtime.models.transport import make_transport
 from runtime.models.window import AdaptiveWindow, FixedWindow
 
@@ -77,7 +78,7 @@ class Endpoint:
         self._transport = make_transport(settings, self._learn)
         self._estimate = TokenEstimate()
         self._counting_failures = 0
-        self._stopped: Fault | None = None
+        self._stop = Stop()
         self._calls = self._retried = self._refused = 0
 
     def __repr__(self) -> str:
@@ -97,8 +98,9 @@ class Endpoint:
     def adjust(self, settings: EndpointSettings) -> None:
         """Take over limit, timeout, deadline and attempts of these settings, for attempts that begin from now on.
 
-        An adaptive limit stays what it is, and a fixed one stays fixed.
+        An adaptive limit stays what it is, and a fixed one stays fixed. A refused key is tried again.
         """
+        self.ask_again()
         limit = settings.max_in_flight
         if limit == "adaptive" or self.settings.max_in_flight == "adaptive":
             limit = self.settings.max_in_flight
@@ -123,13 +125,26 @@ class Endpoint:
             refused=self._refused,
             retried=self._retried,
             calls=self._calls,
-            stopped=self._stopped is not None,
+            stopped=self.is_stopped,
         )
+
+    def ask_again(self) -> None:
+        """Ask as usual, though the key or the account was refused: somebody says that it is mended."""
+        self._stop.lift()
+
+    def dismiss(self) -> None:
+        """Have the attempts that wait for a slot end without having been made."""
+        self._limiter.dismiss()
 
     @property
     def is_stopped(self) -> bool:
-        """Whether the endpoint has refused its key or account, and is asked no more."""
-        return self._stopped is not None
+        """Whether the endpoint has refused its key or account, and has not been found to take it since."""
+        return self._stop.fault is not None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it is stopped, and no call may try now whether it still is."""
+        return self._stop.is_closed
 
     @property
     def load(self) -> float:
@@ -177,10 +192,8 @@ class Endpoint:
     def begin(
         self, request: ChatRequest, *, headers: Mapping[str, str], keep: Keep | None = None, body: bytes | None = None
     ) -> Call:
-        """Make ready a call whose deadline runs from now. Raises EndpointStopped if nothing is asked any more."""
+        """Make ready a call whose deadline runs from now."""
         self._calls += 1
-        if self._stopped is not None:
-            raise self._error(self._stopped, attempts=0)
         if body is None:
             body = self.encode(request)
         return Call(
@@ -219,32 +232,47 @@ class Endpoint:
         return counted
 
     async def attempt(self, call: Call) -> ChatReply | None:
-        """One attempt with its wait for a slot: a reply, or None with the call's fault set. Raises the final ones."""
-        is_repeated = call.attempts > 0
-        permit = await self._limiter.acquire(deadline=call.deadline, tokens=call.tokens, again=is_repeated)
-        if permit is None:
-            raise self._out_of_time(call)
-        try:
-            if self._stopped is not None:
-                raise self._error(self._stopped, attempts=call.attempts)
-            call.attempts += 1
-            self._retried += is_repeated
-            started = anyio.current_time()
-            # A request that is out will be billed: its reply is waited for, within the attempt's timeout.
-            with anyio.CancelScope(shield=True):
-                answer = await self._send(call, started)
-            latency = anyio.current_time() - started
-            if isinstance(answer, Answer):
-                reply = self._reply(answer, latency, call)
-                if call.keep is not None:
-                    call.keep(reply)
-                permit.succeeded(latency, answer.usage.prompt + answer.usage.completion)
-                self._estimate.correct(len(call.body), answer.usage.prompt)
-                return reply
-            self._note_fault(answer, call, permit)
+        """One attempt with its wait for a slot: a reply, or None with the call's fault set. Raises the final ones.
+
+        None without an attempt if the call was sent away by `dismiss`.
+        """
+        if not await self._stop.settled(call.deadline):
+            raise self._stopped(call)
+        with self._stop.trial() as is_trial:
+            try:
+                permit = await self._limiter.acquire(
+                    deadline=call.deadline, tokens=call.tokens, again=call.attempts > 0
+                )
+            except SentAwayError:
+                return None
+            if permit is None:
+                raise self._out_of_time(call)
+            try:
+                if self.is_stopped and not is_trial:  # since it began to wait
+                    raise self._stopped(call)
+                return await self._ask(call, permit, is_trial=is_trial)
+            finally:
+                permit.release()
+
+    async def _ask(self, call: Call, permit: Permit, *, is_trial: bool) -> ChatReply | None:
+        self._retried += call.attempts > 0
+        call.attempts += 1
+        started = anyio.current_time()
+        # A request that is out will be billed: its reply is waited for, within the attempt's timeout.
+        with anyio.CancelScope(shield=True):
+            answer = await self._send(call, started)
+        latency = anyio.current_time() - started
+        if not isinstance(answer, Answer):
+            self._note_fault(answer, call, permit, is_trial=is_trial)
             return None
-        finally:
-            permit.release()
+        reply = self._reply(answer, latency, call)
+        if call.keep is not None:
+            call.keep(reply)
+        if is_trial:
+            self._stop.lift()
+        permit.succeeded(latency, answer.usage.prompt + answer.usage.completion)
+        self._estimate.correct(len(call.body), answer.usage.prompt)
+        return reply
 
     async def _send(self, call: Call, started: float) -> Answer | Fault:
         """Send the request, within the time that an attempt may take."""
@@ -256,7 +284,7 @@ class Endpoint:
     def _learn(self, headers: Mapping[str, str]) -> None:
         self._limiter.rates.learn(headers, anyio.current_time())
 
-    def _note_fault(self, fault: Fault, call: Call, permit: Permit) -> None:
+    def _note_fault(self, fault: Fault, call: Call, permit: Permit, *, is_trial: bool) -> None:
         """Act on a fault, before its slot goes to the next call; raises where no attempt can follow."""
         call.fault = fault
         if fault.retry_after:
@@ -264,11 +292,12 @@ class Endpoint:
         if fault.status in REFUSED:
             self._refused += 1
         if fault.error is EndpointStopped:
-            self._stopped = fault
+            self._stop.refused(fault, by_trial=is_trial)
+            raise self._stopped(call)
         if fault.overload:
             permit.refused()
         if fault.reaction is Reaction.NEVER or call.attempts >= call.most_attempts:
-            raise self._error(fault, attempts=call.attempts)
+            raise fault.to_error(self.settings.name, attempts=call.attempts)
 
     def back_off(self, call: Call) -> float:
         """Seconds to wait after the call's fault; raises if its deadline leaves no room for another attempt."""
@@ -297,11 +326,13 @@ class Endpoint:
             request_id=answer.request_id,
         )
 
-    def _error(self, fault: Fault, *, attempts: int) -> ModelError:
-        reason = fault.reason
-        if fault.error is EndpointStopped:
-            reason += f"; {self.settings.key_advice} and start again"
-        return fault.to_error(self.settings.name, attempts=attempts, reason=reason)
+    def _stopped(self, call: Call) -> ModelError:
+        fault = self._stop.fault
+        assert fault is not None  # it is asked for where there is one
+        reason = f"{fault.reason}; {self.settings.key_advice}, then `cso retry --all`"
+        error = fault.to_error(self.settings.name, attempts=call.attempts, reason=reason)
+        error.retry_after = self._stop.pause
+        return error
 
     def _out_of_time(self, call: Call) -> ModelError:
         name, limit = self.settings.name, f"the call's deadline of {self.settings.deadline:g} s"

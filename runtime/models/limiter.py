@@ -34,6 +34,10 @@ class Limiting(StrEnum):
     RETRY_AFTER = "retry-after"  # the endpoint asked to be left alone
 
 
+class SentAwayError(Exception):
+    """Raised to a call that waited when `dismiss` was called: nothing is known of it, and it may ask elsewhere."""
+
+
 class Permit:
     """The right to have one request on its way; ends once, in one of three ways, and later ones do nothing."""
 
@@ -73,6 +77,7 @@ class _Waiter:
     granted: anyio.Event = field(default_factory=anyio.Event)
     permit: Permit | None = None
     is_gone: bool = False
+    is_sent_away: bool = False
 
 
 class Limiter:
@@ -91,6 +96,8 @@ class Limiter:
         """Wait for a permit until `deadline` (loop time); None if it passes or is sure to.
 
         `tokens` is the call's estimated cost, `again` sends a retried call to the head of the queue.
+
+        Raises SentAwayError after `dismiss`.
         """
         if max(anyio.current_time(), self._paused_until) >= deadline:
             return None
@@ -103,6 +110,13 @@ class Limiter:
     def pause(self, seconds: float) -> None:
         """Let no call start for so long; the longest of several pauses holds."""
         self._paused_until = max(self._paused_until, anyio.current_time() + seconds)
+
+    def dismiss(self) -> None:
+        """Send away all calls that wait: they may fare better elsewhere."""
+        for waiter in self._queue:
+            waiter.is_sent_away = not waiter.is_gone
+            waiter.granted.set()
+        self._queue.clear()
 
     def paused_for(self) -> float:
         """Seconds left of a pause, 0 without one."""
@@ -152,6 +166,8 @@ class Limiter:
                 waiter.permit.release()
             elif self.waiting:
                 self._pump()
+        if waiter.is_sent_away:
+            raise SentAwayError
         return waiter.permit
 
     def _pump(self) -> None:

@@ -2,17 +2,18 @@
 
 The calls of one trajectory and of its branches share a prefix, so they go to the replica that has seen it, as long
 as it has room while others have not; others go where the load is least. A replica that fails several times in a
-row is taken out and tried again with single calls, at growing intervals. What fails at one replica is asked of
-another within the call's deadline, without waiting. With all replicas out, the one that is due first is asked all
-the same: being out is a guess, and a guess must not fail a call.
+row is taken out and tried again with single calls, at growing intervals; calls that wait for it are sent to others.
+What fails at one replica is asked of another within the call's deadline, without waiting. With all replicas out, the
+one that is due first is asked all the same: being out is a guess, and a guess must not fail a call.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
@@ -55,37 +56,43 @@ class _Replica:
         self._is_probed = False
 
     @property
-    def is_due(self) -> bool:
-        """Whether it has been out long enough, and a single call should find out how it is."""
-        return self._absences > 0 and not self._is_probed and anyio.current_time() >= self.out_until
-
-    @property
     def is_in(self) -> bool:
         """Whether it takes part."""
         return self._absences == 0
 
-    def probe(self) -> None:
-        """A single call goes to it; `succeeded`, `failed` or `let_go` follows."""
-        self._is_probed = True
+    @property
+    def is_due(self) -> bool:
+        """Whether it has been out long enough, and a single call should find out how it is."""
+        return not self.is_in and not self._is_probed and anyio.current_time() >= self.out_until
 
-    def let_go(self) -> None:
-        """The single call has ended without news."""
-        self._is_probed = False
+    @contextmanager
+    def asked(self) -> Iterator[bool]:
+        """Ask it in the block; whether that is the single call of one that is due."""
+        if not self.is_due:
+            yield False
+            return
+        self._is_probed = True
+        try:
+            yield True
+        finally:
+            self._is_probed = False
 
     def succeeded(self) -> None:
+        """It has answered well, so it takes part."""
         self._failures = self._absences = 0
-        self._is_probed = False
+        self.out_until = 0.0
 
-    def failed(self, fault: Fault) -> None:
-        was_probed, self._is_probed = self._is_probed, False
+    def failed(self, fault: Fault, *, is_probe: bool) -> None:
+        """It has not; after several times in a row it goes out, after a probe for longer than before."""
         # One that sheds load is alive, and its own limiter knows what to do about it.
         if fault.status in REFUSED:
             return
         self._failures += 1
         now = anyio.current_time()
-        if self._failures >= _FAILURES_TO_GO_OUT and (was_probed or now >= self.out_until):
+        if self._failures >= _FAILURES_TO_GO_OUT and (is_probe or now >= self.out_until):
             self.out_until = now + min(_LONGEST_ABSENCE, _FIRST_ABSENCE * 2.0 ** min(self._absences, 32))
             self._absences += 1
+            self.endpoint.dismiss()
 
 
 class Pool:
@@ -120,6 +127,11 @@ class Pool:
         """Take over what may change while calls are on their way, see `Endpoint.adjust`."""
         for replica, each in zip(self._replicas, settings, strict=False):
             replica.endpoint.adjust(each)
+
+    def ask_again(self) -> None:
+        """Ask as usual where a key or an account was refused, see `Endpoint.ask_again`."""
+        for replica in self._replicas:
+            replica.endpoint.ask_again()
 
     def snapshot(self) -> EndpointSnapshot:
         """The replicas together: sums, and what limits the one at which most calls wait."""
@@ -166,59 +178,74 @@ class Pool:
         """
         if len(self._replicas) == 1:
             return await self._replicas[0].endpoint.complete(request, headers=headers, keep=keep, body=body)
-        replica = self._choose(affinity, avoid=())
-        call = replica.endpoint.begin(request, headers=headers, keep=keep, body=body)
+        first = self._choose(affinity, avoid=()).endpoint
+        call = first.begin(request, headers=headers, keep=keep, body=body)
         call.most_attempts += len(self._replicas) - 1
-        await replica.endpoint.check_length(call)
-        tried = [replica]
+        await first.check_length(call)
+        tried: list[_Replica] = []
         while True:
-            reply = await self._attempt(replica, call)
-            if reply is not None:
-                return reply
-            replica = self._choose(affinity, avoid=tried)
+            replica = self._choose(affinity, avoid=tried, deadline=call.deadline)
             if replica in tried:
                 await anyio.sleep(replica.endpoint.back_off(call))
                 tried.clear()
+                continue
             tried.append(replica)
+            reply = await self._attempt(replica, call)
+            if reply is not None:
+                return reply
 
     async def _attempt(self, replica: _Replica, call: Call) -> ChatReply | None:
-        """One attempt at one replica: a reply, or None with the call's fault set. Raises the final ones."""
+        """One attempt at one replica: a reply, or None if another one should be asked. Raises the final ones."""
         before = call.attempts
-        try:
-            reply = await replica.endpoint.attempt(call)
-        except EndpointStopped:
-            if all(each.endpoint.is_stopped for each in self._replicas):
+        with replica.asked() as is_probe:
+            try:
+                reply = await replica.endpoint.attempt(call)
+            except EndpointStopped:
+                if all(each.endpoint.is_stopped for each in self._replicas):
+                    raise
+                return None
+            except EndpointUnavailable:
+                self._note_fault(replica, call, before, is_probe=is_probe)
                 raise
-            return None
-        except EndpointUnavailable:
-            if call.fault is not None and call.attempts > before:
-                replica.failed(call.fault)
-            raise
-        finally:
-            replica.let_go()
-        if reply is not None:
-            replica.succeeded()
-        elif call.fault is not None:
-            replica.failed(call.fault)
-        return reply
+            if reply is None:
+                self._note_fault(replica, call, before, is_probe=is_probe)
+            else:
+                replica.succeeded()
+            return reply
 
-    def _choose(self, affinity: str, *, avoid: Collection[_Replica]) -> _Replica:
-        """Who gets the next attempt: none of `avoid`, unless there is nobody else to ask."""
-        asked = [each for each in self._replicas if not each.endpoint.is_stopped] or self._replicas
+    def _note_fault(self, replica: _Replica, call: Call, before: int, *, is_probe: bool) -> None:
+        """Think less of a replica if the call has been made in vain there, and spare others the wait."""
+        if call.fault is None or call.attempts == before:
+            return
+        replica.failed(call.fault, is_probe=is_probe)
+        others = [each.endpoint for each in self._replicas if each is not replica and each.is_in]
+        if call.fault.retry_after and any(other.paused_for < call.fault.retry_after for other in others):
+            replica.endpoint.dismiss()
+
+    def _choose(self, affinity: str, *, avoid: Collection[_Replica], deadline: float = math.inf) -> _Replica:
+        """Who gets the next attempt: none of `avoid`, unless nobody else takes part, and nobody else is left.
+
+        One that is to be left alone until `deadline` (loop time) comes last.
+        """
+        asked = [each for each in self._replicas if not each.endpoint.is_closed] or self._replicas
+        longest = deadline - anyio.current_time()
+        asked = [each for each in asked if each.endpoint.paused_for < longest] or asked
         fresh = [each for each in asked if each not in avoid and (each.is_in or each.is_due)]
         if not fresh:
-            stand_ins = [each for each in asked if each.is_in] or asked
-            return min(stand_ins, key=lambda each: (each.out_until, each.endpoint.load))
-        for replica in fresh:
-            if replica.is_due:
-                replica.probe()
-                return replica
+            stand_ins = [each for each in asked if each.is_in] or [each for each in asked if each not in avoid]
+            stand_ins = stand_ins or asked
+            return min(stand_ins, key=lambda each: (each.out_until, each.endpoint.paused_for, each.endpoint.load))
+        due = next((each for each in fresh if each.is_due), None)
+        return due or self._at_home(affinity, fresh, settle=not avoid)
+
+    def _at_home(self, affinity: str, fresh: Sequence[_Replica], *, settle: bool) -> _Replica:
+        """The replica that has the prefix, or the least loaded one, which then is to have it if `settle` says so."""
         home = self._homes.get(affinity)
         best = min(fresh, key=lambda each: (each.endpoint.paused_for, each.endpoint.load, _rank(affinity, each)))
         if home is not None and home in fresh and not _is_worth_moving(home, best):
             self._homes.move_to_end(affinity)
             return home
-        if affinity and not avoid:
+        if affinity and settle:
             self._homes[affinity] = best
             if len(self._homes) > _MOST_HOMES:
                 self._homes.popitem(last=False)

@@ -295,6 +295,82 @@ async def test_calls_that_wait_learn_of_the_refused_key_without_asking() -> None
     assert (stopped, len(server.requests)) == (20, 1)
 
 
+async def test_once_the_pause_is_over_a_single_call_tries_the_key_and_the_others_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("runtime.models.stop._FIRST_PAUSE", 0.0)
+    asked, go_on = anyio.Event(), anyio.Event()
+
+    async def gated(request: web.Request) -> web.StreamResponse:
+        asked.set()
+        await go_on.wait()
+        return await GOOD(request)
+
+    async with serve(failure(401), gated, GOOD) as server, endpoint_for(server.url) as endpoint:
+        with pytest.raises(EndpointStopped):
+            await endpoint.complete(REQUEST, headers={})
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                for _ in range(20):
+                    group.start_soon(lambda: endpoint.complete(REQUEST, headers={}))
+                await asked.wait()
+                await anyio.wait_all_tasks_blocked()
+                assert (len(server.requests), endpoint.snapshot().stopped) == (2, True)
+                go_on.set()
+        assert (len(server.requests), endpoint.snapshot().stopped) == (21, False)
+
+
+async def test_a_key_that_is_refused_again_costs_one_request_and_a_longer_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("runtime.models.stop._FIRST_PAUSE", 0.0)
+    async with serve(failure(401)) as server, endpoint_for(server.url) as endpoint:
+        with pytest.raises(EndpointStopped):
+            await endpoint.complete(REQUEST, headers={})
+        monkeypatch.setattr("runtime.models.stop._FIRST_PAUSE", 60.0)
+        refusals: list[EndpointStopped] = []
+
+        async def call() -> None:
+            with pytest.raises(EndpointStopped) as caught:
+                await endpoint.complete(REQUEST, headers={})
+            refusals.append(caught.value)
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                for _ in range(20):
+                    group.start_soon(call)
+    assert len(server.requests) == 2
+    assert sorted(error.attempts for error in refusals) == [0] * 19 + [1]
+    assert {error.retry_after is not None and 60 < error.retry_after <= 120 for error in refusals} == {True}
+
+
+async def test_whoever_has_mended_a_key_has_it_taken_at_once() -> None:
+    async with serve(failure(401), GOOD) as server, endpoint_for(server.url) as endpoint:
+        with pytest.raises(EndpointStopped):
+            await endpoint.complete(REQUEST, headers={})
+        endpoint.ask_again()
+        assert not endpoint.snapshot().stopped
+        assert (await endpoint.complete(REQUEST, headers={})).content == "hi"
+
+
+async def test_a_call_that_tries_the_key_and_is_cancelled_leaves_that_to_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("runtime.models.stop._FIRST_PAUSE", 0.0)
+    async with serve(failure(401), GOOD) as server, endpoint_for(server.url, max_in_flight=1) as endpoint:
+        with pytest.raises(EndpointStopped):
+            await endpoint.complete(REQUEST, headers={})
+        permit = await endpoint._limiter.acquire(deadline=anyio.current_time() + 60)
+        assert permit is not None
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                group.start_soon(lambda: endpoint.complete(REQUEST, headers={}))
+                await anyio.wait_all_tasks_blocked()
+                group.cancel_scope.cancel()
+            permit.release()
+            assert (await endpoint.complete(REQUEST, headers={})).content == "hi"
+
+
 async def test_an_empty_account_stops_the_endpoint() -> None:
     behaviour = failure(429, "You exceeded your current quota", "insufficient_quota")
     async with serve(behaviour) as server, endpoint_for(server.url) as endpoint:

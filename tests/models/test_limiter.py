@@ -6,7 +6,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from runtime.models.limiter import Limiter, Limiting, Permit
+from runtime.models.limiter import Limiter, Limiting, Permit, SentAwayError
 from runtime.models.rates import RateGate
 from runtime.models.window import FixedWindow
 from tests.models.simulated_server import seeded
@@ -140,6 +140,28 @@ async def test_a_pause_past_the_deadline_is_not_waited_for() -> None:
     limiter = limiter_of(4)
     limiter.pause(1000)
     assert await limiter.acquire(deadline=far()) is None
+
+
+async def test_calls_that_are_sent_away_have_no_slot_and_those_who_come_after_them_do() -> None:
+    limiter = limiter_of(1)
+    permit = await take(limiter)
+    sent_away = 0
+
+    async def ask() -> None:
+        nonlocal sent_away
+        with pytest.raises(SentAwayError):
+            await take(limiter)
+        sent_away += 1
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(ask)
+            await anyio.wait_all_tasks_blocked()
+            limiter.dismiss()
+            permit.release()
+            (await take(limiter)).release()
+    assert (sent_away, limiter.waiting, limiter.in_flight) == (3, 0, 0)
 
 
 async def test_a_rate_holds_calls_and_then_lets_them_go() -> None:
