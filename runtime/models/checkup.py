@@ -69,7 +69,7 @@ async def check_endpoint(settings: EndpointSettings, *, model: str, send_seed: b
         async with Endpoint(patient) as endpoint:
             return await _examine(endpoint, patient, model, send_seed=send_seed)
     except ConfigError as error:
-        return [_bad(settings, str(error), "correct that setting")]
+        return [_bad(settings, str(error).removeprefix(f"endpoint {settings.name}: "), "correct that setting")]
 
 
 async def _examine(
@@ -107,9 +107,9 @@ def _praise(
     parts = [f"{model} replied in {reply.latency:.2f} s"]
     if usage.prompt:
         parts.append(f"reports tokens ({usage.prompt} + {usage.completion}, {usage.cached} cached)")
-    if seed is not None:
-        parts.append("accepts a seed" if seed else "is sent no seed")
-    parts.append(_takes(settings))
+    if seed:
+        parts.append("accepts a seed")
+    parts.append(_takes(settings) + (", no seed" if seed is False else ""))
     if served.models is not None:
         parts.append(f"serves {_some(served.models)}")
     praise = _found(settings, "ok", "; ".join(parts))
@@ -163,6 +163,10 @@ async def _explain_not_found(
 ) -> EndpointFinding:
     if served.models is not None:
         return _bad(settings, f"it lists {model!r} but does not serve it{_said(error)}", "see the server's own log")
+    if settings.provider != "openai":
+        return _bad(
+            settings, f"it has no such model or path, status 404{_said(error)}", _where_to_look(settings, model)
+        )
     parts = urlsplit(settings.base_url)
     for url in (f"{settings.base_url}/v1", f"{parts.scheme}://{parts.netloc}/v1"):
         other = replace(settings, base_url=url)
@@ -170,6 +174,15 @@ async def _explain_not_found(
             return _bad(settings, "base_url has the wrong path", f'base_url = "{other.base_url}"')
     step = f"check that base_url ends as the server wants it (…/v1) and that it has a model {model!r}"
     return _bad(settings, f"unknown model or path, status 404{_said(error)}", step)
+
+
+def _where_to_look(settings: EndpointSettings, model: str) -> str:
+    """What decides at a provider of its own whether there is such a model."""
+    if settings.provider == "azure":
+        return f"check that base_url is the resource's, and that it has a deployment {settings.deployment!r}"
+    if settings.provider == "bedrock":
+        return f"check that {model!r} is a model or profile of the region, and that the account may use it"
+    return f"check that base_url has no path, and that the account may use a model {model!r}"
 
 
 async def _explain_silence(error: ModelError, settings: EndpointSettings) -> EndpointFinding:

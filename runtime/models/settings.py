@@ -94,6 +94,8 @@ class EndpointSettings:
             return "check the AWS credentials and what the account may use"
         if self.api_key:
             return f"check {self.key_place}"
+        if self.provider == "azure":
+            return f"sign in to Entra ID, or set {self.key_place}"
         if self.api_key_env:
             return f"no key is set: set {self.key_place}"
         return f"no key is sent: put it into a variable and name that in models.{self.name}.api_key_env"

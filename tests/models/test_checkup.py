@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from runtime.models.capabilities import Capabilities
+from runtime.models.capabilities import Capabilities, Provider
 from runtime.models.checkup import EndpointFinding, check_endpoint
 from runtime.models.settings import EndpointSettings
 from runtime.simulation.server import SimulationServer
@@ -179,8 +179,7 @@ async def test_what_a_model_takes_is_part_of_the_finding() -> None:
     able = Capabilities(limit_name="max_completion_tokens", sampling="none", seed=False)
     async with serve(GOOD) as server:
         (found,) = await check(replace(at(server.url), capabilities=able))
-    assert "max_completion_tokens, no sampling parameters" in found.text
-    assert "is sent no seed" in found.text
+    assert "is sent max_completion_tokens, no sampling parameters, system role, no seed" in found.text
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +225,23 @@ async def test_http_where_tls_is_spoken_and_the_reverse_name_the_right_scheme(ce
         text, step = await only(at(server.base_url.replace("http://", "https://")))
         assert "does not speak TLS" in text
         assert "http://" in step
+
+
+@pytest.mark.parametrize(
+    ("provider", "words"),
+    [("azure", "a deployment 'mine'"), ("anthropic", "no path, and that the account may use a model 'sim-policy'")],
+)
+async def test_an_unknown_model_has_the_next_step_of_its_provider(provider: Provider, words: str) -> None:
+    async with serve(GOOD) as server:
+        settings = replace(at(server.url.removesuffix("/v1")), provider=provider, deployment="mine")
+        text, step = await only(settings)
+    assert text.startswith("it has no such model or path, status 404")
+    assert words in step
+
+
+def test_without_a_key_azure_s_next_step_is_to_sign_in() -> None:
+    settings = EndpointSettings(name="policy", provider="azure", base_url="https://r.example", api_key_env="KEY")
+    assert settings.key_advice == "sign in to Entra ID, or set the environment variable KEY"
 
 
 async def test_programs_get_latency_model_and_capabilities_of_an_endpoint_that_replied() -> None:

@@ -86,7 +86,8 @@ class BedrockTransport:
             )
             self._client = await self._stack.enter_async_context(client)
         except (NoRegionError, ProfileNotFound) as error:
-            raise ConfigError(f"endpoint {settings.name}: {error}; set models.{settings.name}.region") from None
+            reason = str(error).rstrip(".")
+            raise ConfigError(f"endpoint {settings.name}: {reason}: set models.{settings.name}.region") from None
         self._client.meta.events.register("before-sign.bedrock-runtime", _add_trace_headers)
 
     def encode(self, request: ChatRequest) -> bytes:
