@@ -28,8 +28,8 @@ def init(
     if json:
         write_json({"written": str(path)})
     option = "" if path == DEFAULT_FILE else f" --config {path}"
-    say(f"Wrote {path}. Next: set base_url and model of [models.policy], [models.expert] and [models.prm],")
-    say(f"then see what is in effect with: cso config --changed{option}")
+    say(f"Wrote {path}. Next: set base_url and model of [models.policy], [models.expert] and [models.prm], then")
+    say(f"see what is in effect with `cso config --changed{option}`, and call it with `cso doctor{option}`.")
 
 
 def _write(path: Path, *, force: bool) -> None:

@@ -13,7 +13,8 @@ _HEAD = """\
 # Configuration of cso-runtime: every setting, with its default and why it exists.
 # Delete what you do not change: a setting that is left out has the default shown here.
 # Environment variables override this file: CSO_MODELS__POLICY__BASE_URL=http://localhost:8000/v1
-# `cso config` shows the configuration in effect and where each value came from.
+# `cso config` shows what is in effect and where each value came from, `cso doctor` whether the models answer.
+# LLM_URL and the other variables of the published scripts serve roles that have no base_url.
 """
 
 

@@ -123,7 +123,10 @@ def error_gist(text: str) -> str:
         return str(error)[:_GIST_CHARS]
     inner = error.get("innererror")
     codes = [error.get("code"), error.get("type"), inner.get("code") if isinstance(inner, dict) else None]
-    return " ".join(str(part)[:_GIST_CHARS] for part in (*codes, error.get("message")) if part is not None)
+    # A detail that is a list repeats what was wrong with the request, one text does not.
+    detail = error.get("detail")
+    said = error.get("message") or (detail if isinstance(detail, str) else None)
+    return " ".join(str(part)[:_GIST_CHARS] for part in (*codes, said) if part is not None)
 
 
 def _sort_status(status: int, text: str) -> tuple[Reaction, type[ModelError], str]:

@@ -7,7 +7,14 @@ import httpx2
 import openai
 import pytest
 
-from runtime.models.errors import BODY_CHARS, EndpointStopped, EndpointUnavailable
+from runtime.models.errors import (
+    BODY_CHARS,
+    ContextOverflow,
+    EndpointStopped,
+    EndpointUnavailable,
+    ModelError,
+    RequestRefused,
+)
 from runtime.models.faults import Reaction, connection_fault, status_fault
 
 REQUEST = httpx2.Request("POST", "http://localhost/v1")
@@ -76,3 +83,16 @@ def test_an_answer_is_cut_to_what_an_error_may_hold() -> None:
 def test_only_a_fault_that_is_retried_asks_for_a_pause() -> None:
     assert status_fault(503, "", retry_after=5).retry_after == 5
     assert status_fault(400, "", retry_after=5).retry_after is None
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ('{"detail": "The prompt is too long: 9000 tokens"}', ContextOverflow),
+        ('{"detail": [{"msg": "field required", "input": "tell me of context length"}]}', RequestRefused),
+    ],
+)
+def test_the_sentence_of_a_plain_web_framework_is_read_and_its_echo_of_the_request_is_not(
+    body: str, error: type[ModelError]
+) -> None:
+    assert status_fault(400, body).error is error
