@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.agents.main.replies import parse_literal
+from runtime.agents.main.replies import parse_literal, render_reply
 from store.calls import FILTERED
 from store.database import Reader
 from store.events import StepScored
@@ -101,20 +101,45 @@ async def test_refused_steps_are_given_back_up_to_the_ceiling(data: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("modules", "answer"),
-    [(("end",), "41"), (("direct",), ""), (("end", "direct"), "")],
+    ("module", "script", "answer"),
+    [
+        ("end", Script(actions=("stop('41', '')",)), "41"),
+        ("end", Script(actions=("print(1)",), direct="so they say"), "so they say"),
+        ("direct", Script(actions=("print(1)",), ends=("unreadable",)), ""),
+    ],
 )
-async def test_a_refused_end_leaves_the_answer_that_the_run_gave(
-    modules: tuple[str, ...], answer: str, data: Path
+async def test_a_refused_end_leaves_what_the_policy_has_answered(
+    module: str, script: Script, answer: str, data: Path
 ) -> None:
-    gives = "end" in modules and "direct" not in modules
-    script = Script(actions=("stop('41', '')",) if gives else ("print(1)",), ends=("unreadable",))
-    places = [(module, -1) for module in modules]
-    played = await play(refusing(*places, script=script), data, changes={"agent.max_steps": 1})
+    played = await play(refusing((module, -1), script=script), data, changes={"agent.max_steps": 1})
     async with Reader(data) as reader:
         trajectory = await load_trajectory(reader, 1)
     assert (trajectory.answer, trajectory.outcome) == (answer, "failure")
     assert played.summary.set_aside == []
+
+
+async def test_a_policy_that_is_kept_from_answering_at_all_has_not_failed(data: Path) -> None:
+    async def answer(ask: Ask) -> Said:
+        return FILTER if ask.role == "policy" else await SCRIPT.answer(ask)
+
+    played = await play(answer, data, changes={"agent.max_steps": 2, "bus.attempts": 2})
+    assert played.summary.trajectories == Outcomes(error=1)
+    (letter,) = played.summary.set_aside
+    assert "the content filter refused" in letter.error
+
+
+async def test_a_policy_that_may_answer_after_all_is_asked_for_its_end_and_nothing_else_again(data: Path) -> None:
+    refused: list[Ask] = []
+
+    async def answer(ask: Ask) -> Said:
+        relents = ask.module == "end" and any(one.module == "end" for one in refused)
+        refused.append(ask)
+        return render_reply("At last.", "{'output': '42', 'log': ''}") if relents else FILTER
+
+    played = await play(answer, data, changes={"agent.max_steps": 2})
+    assert played.summary.trajectories == Outcomes(success=1)
+    asked = [(ask.module, ask.step) for ask in played.models.of("policy")]
+    assert asked == [("plan", 0), ("plan", 1), ("plan", 2), ("direct", -1), ("end", -1), ("end", -1)]
 
 
 async def test_a_refusal_inside_ask_llm_is_an_error_that_the_code_can_handle(data: Path) -> None:

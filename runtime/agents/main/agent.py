@@ -29,6 +29,7 @@ from store.messages import Message
 MODULES = ("plan", "action", "end")
 # A reply that cannot be read is asked for once more, with another seed; a second bad one is the model's answer.
 _END_ATTEMPTS = 2
+_UNREADABLE = "The final result could not be read."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,19 +85,35 @@ class MainAgent:
         )
 
     async def conclude(self, context: Context, reason: StopReason) -> Answer:
-        """Ask for the final result; if none can be read, it is what the run itself gave."""
+        """Ask for the final result; if none can be read, it is what the run itself gave.
+
+        Raises:
+            ContentFiltered: a filter kept the policy from answering at all, of which nothing can be concluded.
+        """
         given = _given_result(context)
         direct = await self._direct(context) if reason is not StopReason.STOPPED else None
+        fallback = given or (Answer(output=direct, log=_UNREADABLE) if direct else None)
         state = context.steps[-1].state if context.steps else "{}"
         closing = end_closing(state, reason=reason, output=given.output if given else None, direct=direct)
         for attempt in range(_END_ATTEMPTS):
             try:
-                reply = await self._ask(context, "end", closing, step=WHOLE_TRAJECTORY, ordinal=attempt)
+                reply = await self._ask(
+                    context,
+                    "end",
+                    closing,
+                    step=WHOLE_TRAJECTORY,
+                    ordinal=attempt,
+                    keep_refusal=fallback is not None,
+                )
                 end = parse_end(parse_reply(reply.content))
-            except (ReplyError, ContentFiltered):
+            except ReplyError:
+                continue
+            except ContentFiltered:
+                if fallback is None:
+                    raise
                 continue
             return Answer(output=end.output, log=end.log)
-        return given or Answer(output=direct or "", log="The final result could not be read.")
+        return fallback or Answer(output="", log=_UNREADABLE)
 
     async def _direct(self, context: Context) -> str:
         """What the policy says to the bare task; nothing where a content filter refuses it."""
@@ -110,7 +127,14 @@ class MainAgent:
         return reply.content.strip()
 
     async def _ask(
-        self, context: Context, module: str, closing: tuple[str, ...], *, step: int | None = None, ordinal: int = 0
+        self,
+        context: Context,
+        module: str,
+        closing: tuple[str, ...],
+        *,
+        step: int | None = None,
+        ordinal: int = 0,
+        keep_refusal: bool = True,
     ) -> JournalledReply:
         return await ask_policy(
             context,
@@ -120,6 +144,7 @@ class MainAgent:
             system=self.prompts[module],
             recent_steps=self.recent_steps,
             closing=closing,
+            keep_refusal=keep_refusal,
         )
 
 

@@ -22,6 +22,7 @@ async def ask_policy(
     system: str,
     recent_steps: int,
     closing: tuple[str, ...],
+    keep_refusal: bool,
 ) -> JournalledReply:
     """The policy's reply. What is too long for it is asked once more, with observations shortened, the oldest first.
 
@@ -43,7 +44,9 @@ async def ask_policy(
             closing=closing,
         )
 
-    ask = partial(context.journal.ask, role="policy", module=module, step=step, ordinal=ordinal)
+    ask = partial(
+        context.journal.ask, role="policy", module=module, step=step, ordinal=ordinal, keep_refusal=keep_refusal
+    )
     messages = messages_over(context.steps)
     try:
         return await ask(messages=messages)
