@@ -258,7 +258,7 @@ async def _machine_was_at_fault(database: Database, error: Exception) -> bool:
     found = _first(StorageError, error)
     if found is not None and not (database.patient and isinstance(found, StorageTroubleError)):
         raise found from error
-    return await database.was_trouble()
+    return await database.was_trouble(error)
 
 
 def _first(kind: type[E], error: BaseException) -> E | None:

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import orjson
 
+from store.database import FILE_NAME as DATABASE
 from store.lock import DataLock
+from store.trouble import storage_error
 
 FILE_NAME = "daemon.json"
 
@@ -31,16 +33,24 @@ class Notice:
 
 @contextlib.contextmanager
 def posted(directory: Path, url: str) -> Iterator[Notice]:
-    """Keep a notice in a data directory while the block runs; whoever does so holds the directory's lock."""
+    """Keep a notice in a data directory while the block runs; whoever does so holds the directory's lock.
+
+    Raises:
+        StorageError: the directory takes no files.
+    """
     notice = Notice(pid=os.getpid(), url=url, started=time.time())
     file = directory / FILE_NAME
     new = file.with_suffix(".new")
-    new.write_bytes(orjson.dumps(asdict(notice), option=orjson.OPT_APPEND_NEWLINE))
-    new.replace(file)
+    try:
+        new.write_bytes(orjson.dumps(asdict(notice), option=orjson.OPT_APPEND_NEWLINE))
+        new.replace(file)
+    except OSError as error:
+        raise storage_error(error, directory / DATABASE) or error from error
     try:
         yield notice
     finally:
-        file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a disk that has become read-only it stays, as after a crash
+            file.unlink()
 
 
 def read_notice(directory: Path) -> Notice | None:

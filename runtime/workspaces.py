@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import anyio
+import structlog
 
 from runtime.errors import ConfigError, CsoError
 from runtime.sandbox import closed_folder
@@ -28,6 +29,7 @@ from store.transaction import Transaction
 
 T = TypeVar("T")
 _REMOVE_DEADLINE_S = 60.0
+_log = structlog.get_logger("workspaces")
 
 
 class WorkspaceTooLargeError(CsoError):
@@ -162,6 +164,7 @@ class Workspaces:
     def __init__(self, root: Path, limits: WorkspaceLimits) -> None:
         self._root = root
         self._limits = limits
+        self._open: set[str] = set()
 
     async def remove(self) -> None:
         """Remove the folder and all in it."""
@@ -174,14 +177,17 @@ class Workspaces:
 
     @contextlib.asynccontextmanager
     async def open(self, name: str) -> AsyncIterator[Workspace]:
-        """An empty workspace, removed in the end."""
+        """An empty workspace, removed in the end; what cannot be removed then is when it is opened again."""
+        assert name not in self._open, "a workspace is one rollout's"
         path = self._root / name
-        await anyio.to_thread.run_sync(path.mkdir)
+        self._open.add(name)
         try:
+            await anyio.to_thread.run_sync(_make_anew, path)
             yield Workspace(path, self._limits)
         finally:
             with anyio.CancelScope(shield=True, deadline=anyio.current_time() + _REMOVE_DEADLINE_S):
-                await anyio.to_thread.run_sync(lambda: _remove(path))
+                await anyio.to_thread.run_sync(_try_to_remove, path)
+            self._open.discard(name)
 
 
 async def _load(reader: Reader, blob: int) -> bytes:
@@ -240,6 +246,20 @@ def _empty(root: Path) -> None:
         found = list(entries)
     for entry in found:
         _remove(Path(entry.path))
+
+
+def _make_anew(path: Path) -> None:
+    """Make an empty folder in place of whatever is there."""
+    _remove(path)
+    path.mkdir()
+
+
+def _try_to_remove(path: Path) -> None:
+    """Remove a workspace that nobody needs any more: a rollout that has ended well does not fail over it."""
+    try:
+        _remove(path)
+    except OSError as error:
+        _log.info("a workspace could not be removed and is left for later", folder=str(path), error=str(error))
 
 
 def _remove(path: Path) -> None:

@@ -188,22 +188,22 @@ class Database(Reader):
         if self.patient:
             await self._standing.until_clear()
 
-    async def was_trouble(self) -> bool:
-        """Find out whether something that just failed may have failed because the machine is in trouble.
+    async def was_trouble(self, error: BaseException) -> bool:
+        """Find out whether something that just failed with an error may have because the machine is in trouble.
 
         If so, and trouble is waited out, return only once the data directory can be used again.
         """
-        return self.patient and await self._standing.was_trouble()
+        return self.patient and await self._standing.was_trouble(error)
 
     async def fetch(self, sql: str, values: SqlValues = ()) -> list[sqlite3.Row]:
         """All rows of one query; where trouble is waited out, that which keeps us from reading, too."""
         for _ in range(_READ_TRIES - 1):
             try:
                 return await super().fetch(sql, values)
-            except StorageTroubleError:
+            except StorageTroubleError as error:
                 if not self.patient:
                     raise
-                if not await self.was_trouble():
+                if not await self.was_trouble(error):
                     await anyio.sleep(RETRY_S)
         return await super().fetch(sql, values)
 
@@ -239,6 +239,8 @@ def open_writing(file: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(file, isolation_level=None, timeout=_BUSY_TIMEOUT_S, cached_statements=512)
     try:
         connection.row_factory = sqlite3.Row
+        # First of all: what a later release wrote is not to be changed in any way.
+        check_version(connection.execute("PRAGMA user_version").fetchone()[0])
         # Takes effect in a new file only; lets `cso gc` give freed space back without copying the database.
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         # WAL lets readers go on while we write; FULL makes each commit outlive a power cut.

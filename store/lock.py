@@ -42,7 +42,8 @@ class DataLock:
     def release(self) -> None:
         """Give the lock back, if it is held."""
         if self._descriptor is not None:
-            os.ftruncate(self._descriptor, 0)
+            with contextlib.suppress(OSError):  # on a disk that has become read-only the number stays
+                os.ftruncate(self._descriptor, 0)
             os.close(self._descriptor)
             self._descriptor = None
 

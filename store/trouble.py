@@ -25,6 +25,8 @@ TroubleListener: TypeAlias = Callable[[StorageTroubleError | None], None]
 RETRY_S = 1.0
 # Less than this and the next checkpoint or workspace fails; more would call small but working disks full.
 _PROBE_BYTES = 1 << 20
+# Likewise for what a rollout opens: its sandbox, a connection, a file or two.
+_PROBE_DESCRIPTORS = 16
 # How long the answer of a probe holds: what fails together is one question.
 _PROBE_HOLDS_S = 1.0
 
@@ -59,7 +61,10 @@ _WORDS = {
     "full": ("the disk of {directory} is full ({free})", "free some space there"),
     "read-only": ("{directory} is on a read-only disk", "see why it is (dmesg, mount), make it writable"),
     "denied": ("{directory} may not be written to by this user (uid {uid})", "change its owner or permissions"),
-    "descriptors": ("this process has no file descriptor left for {directory}", "raise the limit (ulimit -n)"),
+    "descriptors": (
+        "this process has too few file descriptors left to work on {directory} ({reason})",
+        "raise the limit (ulimit -n), or lower run.rollouts",
+    ),
     "missing": ("{directory} is not a folder that can be made or used", "see what is there, or name another one"),
     "io": ("{directory} cannot be read or written ({reason})", "see what the disk says (dmesg)"),
     "file-size": ("files in {directory} may not grow ({reason})", "raise the limit of file sizes (ulimit -f)"),
@@ -94,19 +99,38 @@ def storage_error(error: BaseException, database: Path) -> StorageError | None:
 
 
 def probe(directory: Path) -> StorageTroubleError | None:
-    """Try whether the directory takes a file of one megabyte; what is wrong if it does not."""
+    """Try whether the directory takes a file of one megabyte, and this process some files; what is wrong if not."""
     file = directory / f".probe-{os.getpid()}-{id(directory):x}"
+    opened: list[int] = []
     try:
-        descriptor = os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            file.unlink()  # at once, so that nothing stays behind whatever happens
-            os.posix_fallocate(descriptor, 0, _PROBE_BYTES)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        opened.append(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+        file.unlink()  # at once, so that nothing stays behind whatever happens
+        os.posix_fallocate(opened[0], 0, _PROBE_BYTES)
+        os.fsync(opened[0])
+        while len(opened) < _PROBE_DESCRIPTORS:
+            opened.append(os.dup(opened[0]))
     except OSError as error:
         return _trouble(_KINDS.get(error.errno or 0, "io"), directory, str(error.strerror))
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
     return None
+
+
+def lacks_descriptors(error: BaseException) -> bool:
+    """Whether something failed, itself or in what it came from, because no file descriptor was left."""
+    ahead, seen = [error], set[int]()
+    while ahead:
+        one = ahead.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, OSError) and _KINDS.get(one.errno or 0) == "descriptors":
+            return True
+        if isinstance(one, BaseExceptionGroup):
+            ahead += one.exceptions
+        ahead += [before for before in (one.__cause__, one.__context__) if before is not None]
+    return False
 
 
 def free_bytes(directory: Path) -> int | None:
@@ -166,8 +190,8 @@ class Standing:
         """Wait for the end of all trouble; at once if there is none."""
         await self._clear.wait()
 
-    async def was_trouble(self) -> bool:
-        """Find out whether something that just failed may have failed for the machine's sake.
+    async def was_trouble(self, error: BaseException) -> bool:
+        """Find out whether something that just failed with an error may have failed for the machine's sake.
 
         If so, return only once the directory can be used again.
         """
@@ -176,16 +200,21 @@ class Standing:
             now = time.monotonic()
             if now < self._ended_at + _PROBE_HOLDS_S:
                 return True
-            if now >= self._sound_at + _PROBE_HOLDS_S and await self._sit_out():
+            if lacks_descriptors(error):
+                # Whoever failed has since closed what it had: a probe would find nothing wrong.
+                await self._sit_out(_trouble("descriptors", self._directory, "Too many open files"))
+                return True
+            if now < self._sound_at + _PROBE_HOLDS_S:
+                return False
+            found = await asyncio.to_thread(probe, self._directory)
+            if found is not None:
+                await self._sit_out(found)
                 return True
             self._sound_at = time.monotonic()
             return False
 
-    async def _sit_out(self) -> bool:
-        """Probe, and wait until the probe goes well; whether there was anything to wait for."""
-        found = await asyncio.to_thread(probe, self._directory)
-        if found is None:
-            return False
+    async def _sit_out(self, found: StorageTroubleError | None) -> None:
+        """Wait until a probe goes well."""
         try:
             while found is not None:
                 self.begin("probe", found)
@@ -193,4 +222,3 @@ class Standing:
                 found = await asyncio.to_thread(probe, self._directory)
         finally:
             self.end("probe")
-        return True

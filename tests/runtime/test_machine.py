@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import resource
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -84,6 +85,20 @@ async def test_what_fails_while_the_disk_is_full_comes_again_uncounted(tmp_path:
         await drain(tmp_path / "disk" / "data", handler, seen)
     assert not [event for event in seen if isinstance(event, DeliveryFailed)]
     assert handler.given >= 5
+
+
+async def test_what_fails_for_want_of_descriptors_comes_again_uncounted(tmp_path: Path) -> None:
+    seen: list[Event] = []
+
+    async def fail_at_first(_event: Event) -> Result:
+        if handler.given > 1:
+            return nothing_more
+        raise InfrastructureError("the endpoint is unreachable") from OSError(errno.EMFILE, "Too many open files")
+
+    handler = Scripted(fail_at_first)
+    await drain(tmp_path, handler, seen)
+    assert not [event for event in seen if isinstance(event, DeliveryFailed)]
+    assert handler.given == 5
 
 
 async def test_what_fails_on_a_sound_disk_is_counted(tmp_path: Path) -> None:

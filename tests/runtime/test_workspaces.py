@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from runtime.workspaces import Workspace, WorkspaceLimits, Workspaces, WorkspaceTooLargeError
 from store.database import Database
@@ -44,6 +47,23 @@ def snapshot(folder: Path) -> dict[str, object]:
             kind = (path.read_bytes(), stat.S_IMODE(status.st_mode))
         found[str(path.relative_to(folder))] = kind
     return found
+
+
+async def test_a_workspace_that_could_not_be_removed_is_empty_when_it_is_opened_again(
+    workspaces: Workspaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise OSError(errno.EMFILE, "Too many open files", str(path))
+
+    with capture_logs() as said, monkeypatch.context() as patched:
+        async with workspaces.open("a") as workspace:
+            (workspace.path / "left").write_text("behind")
+            patched.setattr(shutil, "rmtree", refuse)
+    assert (workspace.path / "left").exists()
+    assert [(line["log_level"], line["folder"]) for line in said] == [("info", str(workspace.path))]
+    async with workspaces.open("a") as again:
+        assert list(again.path.iterdir()) == []
+    assert not again.path.exists()
 
 
 async def test_a_restored_workspace_equals_the_captured_one(database: Database, workspaces: Workspaces) -> None:

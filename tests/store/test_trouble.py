@@ -23,7 +23,7 @@ from store.database import FILE_NAME, Database, Reader
 from store.errors import DamagedDatabaseError, DatabaseGoneError, NewerDatabaseError, StorageTroubleError
 from store.runs import create_run, find_run
 from store.transaction import Transaction
-from store.trouble import Standing, probe, storage_error
+from store.trouble import Standing, lacks_descriptors, probe, storage_error
 from tests.disks import fill, small_disk
 
 DEADLINE_S = 20
@@ -365,8 +365,41 @@ async def test_too_few_file_descriptors_are_told_and_reading_waits_for_more(tmp_
 
 async def test_a_failure_on_a_sound_disk_was_no_trouble(tmp_path: Path) -> None:
     standing = Standing(tmp_path, lambda _trouble: None)
-    assert not await standing.was_trouble()
-    assert not await standing.was_trouble()
+    assert not await standing.was_trouble(ValueError("unrelated"))
+    assert not await standing.was_trouble(ValueError("unrelated"))
+
+
+def failing_for(reason: int) -> Exception:
+    """An error as a task group raises it, of something that failed because of something that failed."""
+    error = RuntimeError("no connection")
+    error.__cause__ = OSError(reason, os.strerror(reason))
+    return ExceptionGroup("unhandled", [ValueError("unrelated"), error])
+
+
+@pytest.mark.parametrize("reason", [errno.EMFILE, errno.ENFILE])
+async def test_want_of_descriptors_is_known_by_its_error_though_they_are_free_again(
+    tmp_path: Path, reason: int
+) -> None:
+    told = Told()
+    assert probe(tmp_path) is None
+    with anyio.fail_after(DEADLINE_S):
+        assert await Standing(tmp_path, told).was_trouble(failing_for(reason))
+    assert told.words == ["descriptors", None]
+    assert not lacks_descriptors(failing_for(errno.ECONNREFUSED))
+
+
+def test_a_process_with_few_descriptors_left_is_in_trouble_before_the_last_is_gone(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = {int(entry.name) for entry in Path("/proc/self/fd").iterdir()}
+    eighth_free = [number for number in range(soft) if number not in used][8]
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (eighth_free, hard))
+        found = probe(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert found is not None
+    assert found.trouble == "descriptors"
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_failure_on_a_full_disk_is_answered_when_there_is_room_again(disk: Path) -> None:
@@ -375,7 +408,7 @@ async def test_a_failure_on_a_full_disk_is_answered_when_there_is_room_again(dis
     answers: list[bool] = []
 
     async def ask() -> None:
-        answers.append(await standing.was_trouble())
+        answers.append(await standing.was_trouble(ValueError("unrelated")))
 
     with anyio.fail_after(DEADLINE_S):
         async with anyio.create_task_group() as tasks:
