@@ -1,262 +1,230 @@
-"""How fast model calls go through our endpoint, beside the bare SDK and bare aiohttp.
+"""How fast model calls go through the whole journalled client, beside the bare SDK and bare aiohttp.
 
-One server process answers every request after `--latency` seconds. The clients under test run one after the other
-in this process, which is pinned to one core; the server has another. Prints calls a second and CPU milliseconds of
-this process a call; `--json` prints one object on stdout instead.
+256 conversations of 20 KB ask for reply after reply, 100 ms a reply. Ours serialises a request, digests it, sends it
+through the endpoint with its limits and deadlines, and commits reply and request with `synchronous=FULL` before it
+goes on; the others send and parse. One after the other in this process, on one core; the server has another.
 
-    python benchmarks/client.py [--calls 4000] [--in-flight 256] [--prompt-bytes 20000] [--latency 0.1] [--json]
+    python -m benchmarks.client [--json] [--check]
 """
 
 from __future__ import annotations
 
-import argparse
-import math
-import os
-import subprocess
-import sys
+import contextlib
+import tempfile
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import aiohttp
 import anyio
 import httpx2
 import orjson
-from aiohttp import web
 from openai import AsyncOpenAI, DefaultAioHttpClient, DefaultAsyncHttpxClient
 
+from benchmarks.figures import Figure, pin, run_alone, unpin
+from benchmarks.server import ANSWER, REPLY_CHARACTERS, serving
+from benchmarks.texts import Texts
 from runtime.models.chat import ChatRequest
 from runtime.models.endpoint import Endpoint
-from runtime.models.settings import EndpointSettings
+from runtime.models.journal import Journal, Models, Role
+from runtime.models.settings import COMPLETIONS_PATH, EndpointSettings
+from store.database import Database
+from store.formats.task_files import TaskRecord
 from store.messages import Message
+from store.runs import create_run
+from store.tasks import load_task, submit_task
+from store.trajectories import begin_trajectory, load_trajectory
+from store.transaction import Transaction
 
-Call = Callable[[], Awaitable[object]]
+IN_FLIGHT = 256
+CALLS_EACH = 12
+SDK_CALLS_EACH = 3  # the SDK alone takes so long that fewer must do
+LATENCY_S = 0.1
+SYSTEM_CHARACTERS = 6_000
+OBSERVATION_CHARACTERS = 1_300
+SHOWN_TURNS = 5
+TARGET = 800.0
+TRACE = {"x-cso-task": "task-0", "x-cso-step": "0", "x-cso-module": "plan"}
 
-TARGET_CALLS_PER_SECOND = 800
-HEADERS = {
-    "x-cso-role": "policy",
-    "x-cso-module": "action",
-    "x-cso-run": "benchmark",
-    "x-cso-task": "task-1",
-    "x-cso-trajectory": "task-1/0",
-    "x-cso-step": "3",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workload:
-    """What every client has to do."""
-
-    calls: int
-    in_flight: int
-    prompt_bytes: int
-    latency: float
+Ask = Callable[[int], Awaitable[object]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
-    """One client's result."""
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How one client did: calls a second, and milliseconds of this process's processor time a call."""
 
-    client: str
-    calls_per_second: float
-    cpu_ms_per_call: float
-
-
-def make_request(prompt_bytes: int) -> ChatRequest:
-    """A conversation in the shape of an agent's: a long system message, then turns of about 1.5 KB."""
-    system = min(6000, prompt_bytes // 2)
-    turns = max(1, (prompt_bytes - system) // 1500)
-    size = (prompt_bytes - system) // turns
-    texts = [("word " * (size // 5 + 1))[:size] for _ in range(turns)]
-    messages = [Message("system", "s" * system)]
-    messages += [Message("assistant" if i % 2 else "user", text) for i, text in enumerate(texts)]
-    return ChatRequest(model="m", messages=tuple(messages), temperature=0.2, top_p=0.95, max_tokens=4096, seed=7)
+    calls: float
+    cpu_ms: float
 
 
-async def measure(client: str, call: Call, work: Workload) -> Figure:
-    """Make the workload's calls, always `in_flight` of them at once, after a warm-up that opens the connections."""
-    await _drive(call, work.in_flight, work.in_flight)
+class Conversation:
+    """What one agent sends: a system message, and the last turns of a history that grows by its own replies."""
+
+    def __init__(self, number: int, system: str) -> None:
+        texts = Texts(f"conversation {number}")
+        self.system = system
+        # Written before anything is timed, and as long from the first request as it will be.
+        self._observations = [texts.prose(OBSERVATION_CHARACTERS) for _ in range(CALLS_EACH + 1)]
+        self._turns = [
+            (texts.prose(REPLY_CHARACTERS), texts.prose(OBSERVATION_CHARACTERS)) for _ in range(SHOWN_TURNS)
+        ]
+
+    def add(self, reply: str) -> None:
+        """Take a reply into the history, with what came of it."""
+        self._turns = [*self._turns[1:], (reply, self._observations.pop())]
+
+    def messages(self) -> tuple[Message, ...]:
+        """The next request, of about 20 KB."""
+        found = [Message("system", self.system), Message("user", "Task: what is the total of the table?")]
+        for reply, observation in self._turns:
+            found += [Message("assistant", reply), Message.joined("user", "Observation:\n", observation)]
+        return tuple(found)
+
+
+def conversations() -> list[Conversation]:
+    """One for each that is in flight, the same for every client."""
+    system = Texts("system").prose(SYSTEM_CHARACTERS)
+    return [Conversation(number, system) for number in range(IN_FLIGHT)]
+
+
+async def measure(ask: Ask, calls_each: int) -> Speed:
+    """Have every conversation make its calls, after one each that opens the connections."""
+    await _drive(ask, 1)
     started, cpu = time.perf_counter(), time.process_time()
-    await _drive(call, work.calls, work.in_flight)
+    await _drive(ask, calls_each)
     wall, cpu = time.perf_counter() - started, time.process_time() - cpu
-    return Figure(
-        client=client,
-        calls_per_second=round(work.calls / wall, 1),
-        cpu_ms_per_call=round(1000 * cpu / work.calls, 3),
-    )
+    calls = IN_FLIGHT * calls_each
+    return Speed(calls=calls / wall, cpu_ms=1e3 * cpu / calls)
 
 
-async def _drive(call: Call, calls: int, in_flight: int) -> None:
-    left = calls
+async def _drive(ask: Ask, calls_each: int) -> None:
+    async def converse(number: int) -> None:
+        for _ in range(calls_each):
+            await ask(number)
 
-    async def caller() -> None:
-        nonlocal left
-        while left > 0:
-            left -= 1
-            await call()
-
-    async with anyio.create_task_group() as group:
-        for _ in range(in_flight):
-            group.start_soon(caller)
+    async with anyio.create_task_group() as tasks:
+        for number in range(IN_FLIGHT):
+            tasks.start_soon(converse, number)
 
 
-async def run_endpoint(url: str, work: Workload, *, adaptive: bool) -> Figure:
-    """Our endpoint, digest included, as the journal uses it."""
-    request = make_request(work.prompt_bytes)
-    settings = EndpointSettings(
-        name="benchmark",
-        base_url=url,
-        max_in_flight="adaptive" if adaptive else work.in_flight,
-        ceiling=work.in_flight,
-    )
-    async with Endpoint(settings) as endpoint:
+async def journalled(folder: Path, url: str) -> Speed:
+    """Our client, from a journal's `ask` to the committed reply."""
+    talks, steps = conversations(), [0] * IN_FLIGHT
+    async with _journals(folder, url) as journals:
 
-        async def call() -> None:
-            request.digest()
-            await endpoint.complete(request, headers=HEADERS)
+        async def ask(number: int) -> None:
+            talk = talks[number]
+            reply = await journals[number].ask(
+                role="policy", module="plan", step=steps[number], messages=talk.messages()
+            )
+            steps[number] += 1
+            talk.add(reply.content)
 
-        return await measure("Endpoint, adaptive from 8" if adaptive else "Endpoint", call, work)
+        return await measure(ask, CALLS_EACH)
 
 
-async def run_sdk(url: str, work: Workload, *, use_aiohttp: bool) -> Figure:
-    """The SDK as its documentation shows it."""
-    fields = orjson.loads(make_request(work.prompt_bytes).body())
-    limits = httpx2.Limits(max_connections=work.in_flight)
-    http = DefaultAioHttpClient(limits=limits) if use_aiohttp else DefaultAsyncHttpxClient(limits=limits)
-    async with AsyncOpenAI(api_key="EMPTY", base_url=url, max_retries=0, http_client=http) as client:
+@contextlib.asynccontextmanager
+async def _journals(folder: Path, url: str) -> AsyncIterator[list[Journal]]:
+    """A journal for each conversation, over one endpoint and one database."""
+    settings = EndpointSettings(name="policy", base_url=url, max_in_flight=IN_FLIGHT)
+    async with Database(folder) as database, Endpoint(settings) as endpoint:
+        await database.write(partial(create_run, name="benchmark", digest="", identity={}))
+        role = Role(endpoint=endpoint, model="m", temperature=0.2, top_p=0.95, max_tokens=4096, send_seed=True)
+        models = Models({"policy": role}, database=database, seed=7, trace_headers=True)
+        trajectories = await database.write(_begin)
+        yield [
+            await models.journal(await load_trajectory(database, one), await load_task(database, task))
+            for task, one in trajectories
+        ]
 
-        async def call() -> None:
-            await client.chat.completions.create(**fields, extra_headers=HEADERS)
 
-        return await measure(f"openai create, {'aiohttp' if use_aiohttp else 'httpx'}", call, work)
+def _begin(transaction: Transaction) -> list[tuple[int, int]]:
+    """A task and a trajectory for each conversation; their numbers."""
+    found = []
+    for number in range(IN_FLIGHT):
+        submit_task(transaction, run=1, record=TaskRecord(f"task-{number}", "Why?", ANSWER, None, {}))
+        task = transaction.published[-1].task
+        assert task is not None  # it tells of a task
+        found.append((task, begin_trajectory(transaction, task=task, ordinal=0)))
+    return found
 
 
-async def run_aiohttp(url: str, work: Workload) -> Figure:
+def _request(talk: Conversation) -> ChatRequest:
+    return ChatRequest(model="m", messages=talk.messages(), temperature=0.2, top_p=0.95, max_tokens=4096, seed=7)
+
+
+async def bare_aiohttp(url: str) -> Speed:
     """The least that a client can do: serialise, post, parse."""
-    request = make_request(work.prompt_bytes)
-    headers = {**HEADERS, "Authorization": "Bearer EMPTY", "Content-Type": "application/json"}
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=work.in_flight)) as session:
+    talks = conversations()
+    headers = {**TRACE, "Authorization": "Bearer EMPTY", "Content-Type": "application/json"}
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=IN_FLIGHT)) as session:
 
-        async def call() -> None:
-            async with session.post(f"{url}/chat/completions", data=request.body(), headers=headers) as response:
+        async def ask(number: int) -> None:
+            body = _request(talks[number]).body()
+            async with session.post(f"{url}{COMPLETIONS_PATH}", data=body, headers=headers) as response:
                 orjson.loads(await response.read())
 
-        return await measure("aiohttp + orjson", call, work)
+        return await measure(ask, CALLS_EACH)
 
 
-async def run_clients(url: str, work: Workload) -> list[Figure]:
-    """All clients, one after the other."""
-    slow = Workload(**{**asdict(work), "calls": max(work.in_flight, work.calls // 4)})
-    return [
-        await run_aiohttp(url, work),
-        await run_endpoint(url, work, adaptive=False),
-        await run_endpoint(url, work, adaptive=True),
-        await run_sdk(url, slow, use_aiohttp=True),
-        await run_sdk(url, slow, use_aiohttp=False),
-    ]
+async def bare_sdk(url: str, http: httpx2.AsyncClient) -> Speed:
+    """The SDK as its documentation shows it."""
+    talks = conversations()
+    async with AsyncOpenAI(api_key="EMPTY", base_url=url, max_retries=0, http_client=http) as client:
+
+        async def ask(number: int) -> None:
+            await client.chat.completions.create(**orjson.loads(_request(talks[number]).body()), extra_headers=TRACE)
+
+        return await measure(ask, SDK_CALLS_EACH)
 
 
-def serve(latency: float) -> None:
-    """Be the server: print the port, answer until stdin closes."""
-    body = orjson.dumps(
-        {
-            "id": "chatcmpl-1",
-            "object": "chat.completion",
-            "created": 1,
-            "model": "m",
-            "choices": [
-                {
-                    "index": 0,
-                    "message": {"role": "assistant", "content": "Thought: a line\n" * 90},
-                    "finish_reason": "stop",
-                }
-            ],
-            "usage": {"prompt_tokens": 5000, "completion_tokens": 300, "total_tokens": 5300},
-        }
-    )
-
-    async def answer(request: web.Request) -> web.Response:
-        await request.read()
-        await anyio.sleep(latency)
-        return web.Response(body=body, content_type="application/json", headers={"x-request-id": "r-1"})
-
-    async def main() -> None:
-        app = web.Application(client_max_size=1 << 26)
-        app.router.add_post("/v1/chat/completions", answer)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        print(runner.addresses[0][1], flush=True)
-        await anyio.to_thread.run_sync(sys.stdin.read)
-        await runner.cleanup()
-
-    anyio.run(main)
+async def _run(folder: Path, url: str) -> dict[str, Speed]:
+    limits = httpx2.Limits(max_connections=IN_FLIGHT)
+    return {
+        "aiohttp and orjson": await bare_aiohttp(url),
+        "journalled client": await journalled(folder, url),
+        "openai SDK on aiohttp": await bare_sdk(url, DefaultAioHttpClient(limits=limits)),
+        "openai SDK": await bare_sdk(url, DefaultAsyncHttpxClient(limits=limits)),
+    }
 
 
-def pin(core: int) -> None:
-    """Stay on one core, where the system can do that and has it."""
-    if hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[core % len(cores)]})
-
-
-def benchmark(work: Workload) -> list[Figure]:
-    """Start the server, run the clients, stop the server."""
-    command = [sys.executable, __file__, "--serve", "--latency", str(work.latency)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdin is not None
-        assert server.stdout is not None
+def measure_clients() -> list[Figure]:
+    """All figures of this benchmark."""
+    with (
+        tempfile.TemporaryDirectory(prefix="cso-bench-") as folder,
+        serving(latency=LATENCY_S, tasks=IN_FLIGHT, steps=CALLS_EACH + 1) as url,
+    ):
         pin(0)
-        port = int(server.stdout.readline())
         try:
-            return anyio.run(run_clients, f"http://127.0.0.1:{port}/v1", work)
+            speeds = anyio.run(_run, Path(folder), url)
         finally:
-            server.stdin.close()
-
-
-def report(figures: list[Figure], work: Workload, *, as_json: bool) -> None:
-    """Print the result for people or for programs."""
-    ideal = work.in_flight / work.latency if work.latency else math.inf
-    ours = next(figure for figure in figures if figure.client == "Endpoint")
-    if as_json:
-        document = {
-            "workload": asdict(work),
-            "ideal_calls_per_second": ideal,
-            "target_calls_per_second": TARGET_CALLS_PER_SECOND,
-            "target_met": ours.calls_per_second >= TARGET_CALLS_PER_SECOND,
-            "clients": [asdict(figure) for figure in figures],
-        }
-        print(orjson.dumps(document).decode())
-        return
-    print(f"{'client':26} {'calls/s':>9} {'CPU ms/call':>12}")
-    for figure in figures:
-        print(f"{figure.client:26} {figure.calls_per_second:9.0f} {figure.cpu_ms_per_call:12.2f}")
-    print(f"{work.prompt_bytes} bytes of messages, {work.in_flight} in flight, {work.latency} s a reply;")
-    print(f"ideal {ideal:.0f} calls/s, target {TARGET_CALLS_PER_SECOND} for Endpoint on one core")
-
-
-def main() -> None:
-    """Parse the command line and run."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--calls", type=int, default=4000)
-    parser.add_argument("--in-flight", type=int, default=256)
-    parser.add_argument("--prompt-bytes", type=int, default=20_000)
-    parser.add_argument("--latency", type=float, default=0.1)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.serve:
-        pin(1)
-        serve(options.latency)
-        return
-    work = Workload(
-        calls=options.calls,
-        in_flight=options.in_flight,
-        prompt_bytes=options.prompt_bytes,
-        latency=options.latency,
-    )
-    report(benchmark(work), work, as_json=options.json)
+            unpin()
+    least = speeds["aiohttp and orjson"]
+    figures = []
+    for name, speed in speeds.items():
+        target = TARGET if name == "journalled client" else None
+        against = "" if speed is least else "aiohttp and orjson"
+        figures += [
+            Figure(
+                name=f"{name}, {IN_FLIGHT} in flight",
+                value=speed.calls,
+                unit="calls/s",
+                against=against,
+                limit=least.calls if against else None,
+                at_least=target,
+            ),
+            Figure(
+                name=f"{name}, processor time",
+                value=speed.cpu_ms,
+                unit="ms/call",
+                against=against,
+                limit=least.cpu_ms if against else None,
+            ),
+        ]
+    return figures
 
 
 if __name__ == "__main__":
-    main()
+    run_alone(measure_clients, __doc__)
