@@ -1,0 +1,205 @@
+"""Whatever a model server does wrong, every task reaches a true end, in time, and no fault is taken for evidence.
+
+A run under faults that pass must leave exactly what an undisturbed one leaves. To a content filter and to messages
+that are too long the run itself reacts, so that it may go another way; but every way is made of true replies. The
+judge is a model here, since a fault there could decide an outcome by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from runtime.simulation.behaviour import Behaviour
+from runtime.simulation.faults import Fault, FaultPlan
+from runtime.simulation.search import WorldSearch
+from runtime.simulation.server import SimulationServer
+from runtime.simulation.world import World
+from store.database import Database
+from store.deliveries import revive_deliveries
+from store.events import DeliveryFailed, Event
+from store.summary import Summary
+from tests.acceptance.facts import Facts, facts_of
+from tests.acceptance.running import ROLES, records_of, settings_for, work
+from tests.acceptance.truth import assert_only_true_replies_count
+from tests.folders import reachable_folder
+
+ONE, SMALL, LARGE = World.generate(7, 1), World.generate(11, 2), World.generate(5, 10)
+RATE = 0.3
+TIMEOUT_S = 0.3
+# A refused key is refused for good until somebody mends it: a matter of its own, below.
+PASSING = [fault for fault in Fault if fault is not Fault.UNAUTHORIZED]
+FILTERS = [Fault.CONTENT_FILTER, Fault.FILTERED]
+REACTED_TO = [*FILTERS, Fault.CONTEXT_LENGTH]
+NOT_REACTED_TO = [fault for fault in PASSING if fault not in REACTED_TO]
+# One of each kind; the others take the same way.
+LASTING = [Fault.RATE_LIMIT_SECONDS, Fault.STALL, Fault.TRUNCATED, Fault.UNAUTHORIZED, Fault.CONTEXT_LENGTH]
+
+
+def evenly(faults: list[Fault], rate: float) -> dict[Fault, float]:
+    return {fault: rate / len(faults) for fault in faults}
+
+
+def plan(rates: Mapping[Fault, float], models: frozenset[str] = frozenset()) -> Behaviour:
+    """Faults in their worst form: what is slow is slower than an attempt may take."""
+    return Behaviour(faults=FaultPlan(rates=rates, models=models, retry_after=0.02, drip=4 * TIMEOUT_S, stall=3600.0))
+
+
+async def run(
+    world: World, data: Path, server: SimulationServer, *, deliveries: int, events: list[Event] | None = None
+) -> Summary:
+    changes: dict[str, object] = {"bus.attempts": deliveries, "judge.method": "model"}
+    for role in ROLES:
+        changes |= {
+            f"models.{role}.attempts": 4,
+            f"models.{role}.timeout": TIMEOUT_S,
+            f"models.{role}.deadline": 6 * TIMEOUT_S,
+            f"models.{role}.backoff": 0.005,
+            f"models.{role}.backoff_max": 0.02,
+        }
+    return await work(
+        settings_for(server.base_url, data, changes),
+        records_of(world, data),
+        search=WorldSearch(world),
+        watchers=[] if events is None else [events.append],
+    )
+
+
+@contextlib.asynccontextmanager
+async def undisturbed(world: World) -> AsyncIterator[Facts]:
+    """What the same work leaves without a fault."""
+    with reachable_folder() as folder:
+        async with SimulationServer(world) as server:
+            await run(world, folder / "data", server, deliveries=5)
+        yield facts_of(folder / "data")
+
+
+@pytest.fixture(scope="module")
+async def one() -> AsyncIterator[Facts]:
+    async with undisturbed(ONE) as facts:
+        yield facts
+
+
+@pytest.fixture(scope="module")
+async def small() -> AsyncIterator[Facts]:
+    async with undisturbed(SMALL) as facts:
+        yield facts
+
+
+@pytest.fixture(scope="module")
+async def large() -> AsyncIterator[Facts]:
+    async with undisturbed(LARGE) as facts:
+        yield facts
+
+
+async def assert_true_end(
+    world: World, data: Path, rates: Mapping[Fault, float], expected: Facts | None = None
+) -> None:
+    """Work under faults until every task is finished, and look at what is left."""
+    async with SimulationServer(world, behaviour=plan(rates)) as server:
+        summary = await run(world, data, server, deliveries=100)
+        entries = server.record.entries
+    assert {entry.fault for entry in entries} - {None} == {fault.value for fault in rates}
+    assert (summary.tasks_finished, summary.owed, summary.set_aside) == (summary.tasks, 0, [])
+    assert_only_true_replies_count(data, world, entries, refusals=FILTERS)
+    if expected is not None:
+        assert facts_of(data).differences(expected) == []
+
+
+async def test_the_undisturbed_runs_have_every_stage_to_spoil(one: Facts, small: Facts) -> None:
+    for facts in (one, small):
+        assert {call[2] for call in facts.sorts["call"]} == {"policy", "expert", "prm", "judge"}
+        assert any("@" in str(trajectory[0]) for trajectory in facts.sorts["trajectory"])
+    assert one.sorts["pair"]
+
+
+@pytest.mark.parametrize("fault", NOT_REACTED_TO)
+async def test_a_fault_at_30_percent_of_calls_changes_nothing_that_is_left(
+    fault: Fault, data: Path, one: Facts
+) -> None:
+    await assert_true_end(ONE, data, {fault: RATE}, one)
+
+
+@pytest.mark.parametrize("fault", REACTED_TO)
+async def test_refusals_at_30_percent_of_calls_leave_nothing_but_true_replies(fault: Fault, data: Path) -> None:
+    await assert_true_end(SMALL, data, {fault: RATE})
+
+
+async def test_all_faults_together_at_30_percent_lose_no_task_and_decide_nothing(data: Path) -> None:
+    await assert_true_end(SMALL, data, evenly(PASSING, RATE))
+
+
+async def test_all_passing_faults_together_at_30_percent_change_nothing_that_is_left(
+    data: Path, small: Facts
+) -> None:
+    await assert_true_end(SMALL, data, evenly(NOT_REACTED_TO, RATE), small)
+
+
+async def assert_nothing_is_decided(fault: Fault, data: Path) -> None:
+    async with SimulationServer(ONE, behaviour=plan({fault: 1.0})) as server:
+        summary = await run(ONE, data, server, deliveries=2)
+    rollouts = summary.trajectories
+    assert (rollouts.success, rollouts.failure, rollouts.open, rollouts.error) == (0, 0, 0, 1)
+    assert sum(letter.deliveries for letter in summary.set_aside) == 1
+    assert (summary.owed, summary.tasks_finished, summary.pairs) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("fault", LASTING)
+async def test_a_fault_that_never_ends_decides_nothing_and_holds_nothing_up(fault: Fault, data: Path) -> None:
+    await assert_nothing_is_decided(fault, data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", [fault for fault in Fault if fault not in (*LASTING, *FILTERS)])
+async def test_any_other_fault_that_never_ends_decides_nothing_and_holds_nothing_up(fault: Fault, data: Path) -> None:
+    await assert_nothing_is_decided(fault, data)
+
+
+async def test_a_filter_that_lets_no_reply_of_the_policy_through_makes_no_evidence(data: Path) -> None:
+    behaviour = plan({Fault.CONTENT_FILTER: 1.0}, frozenset({"sim-policy"}))
+    async with SimulationServer(ONE, behaviour=behaviour) as server:
+        summary = await run(ONE, data, server, deliveries=2)
+        assert_only_true_replies_count(data, ONE, server.record.entries, refusals=FILTERS)
+    assert (summary.trajectories.success, summary.steps_scored, summary.pairs, summary.owed) == (0, 0, 0, 0)
+
+
+async def test_a_refused_key_costs_few_requests_and_the_run_goes_on_once_it_is_taken(data: Path, one: Facts) -> None:
+    events: list[Event] = []
+    behaviour = plan({Fault.UNAUTHORIZED: 1.0}, frozenset({"sim-expert"}))
+    async with SimulationServer(ONE, behaviour=behaviour) as server:
+        summary = await run(ONE, data, server, deliveries=3, events=events)
+        refused = [entry for entry in server.record.entries if entry.fault == Fault.UNAUTHORIZED]
+        # Steps are examined side by side; what was on its way when the first refusal came is refused as well.
+        assert 1 <= len(refused) <= 8
+        assert summary.set_aside
+        messages = {event.error.partition(" (")[0] for event in events if isinstance(event, DeliveryFailed)}
+        assert all("the key was refused" in message for message in messages)
+        server.behaviour = Behaviour()
+        async with Database(data) as database:
+            await database.write(partial(revive_deliveries, run=None))
+        summary = await run(ONE, data, server, deliveries=3)
+    assert (summary.tasks_finished, summary.set_aside) == (summary.tasks, [])
+    assert facts_of(data).differences(one) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", NOT_REACTED_TO)
+async def test_a_fault_at_30_percent_of_calls_of_a_larger_run(fault: Fault, data: Path, large: Facts) -> None:
+    await assert_true_end(LARGE, data, {fault: RATE}, large)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", REACTED_TO)
+async def test_refusals_at_30_percent_of_calls_of_a_larger_run(fault: Fault, data: Path) -> None:
+    await assert_true_end(LARGE, data, {fault: RATE})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(5))
+async def test_all_faults_together_at_60_percent(number: int, data: Path) -> None:
+    world = World.generate(100 + number, 6)
+    await assert_true_end(world, data, evenly(PASSING, 0.6))
