@@ -55,7 +55,8 @@ async def finish_all(work: Iterable[Callable[[], Awaitable[object]]]) -> None:
     """Run pieces of work side by side; one that fails does not stop the others, whose replies are being paid for.
 
     Raises:
-        InfrastructureError: some failed for no fault of ours, after all have ended; the message is of the first.
+        InfrastructureError: some failed for no fault of ours, after all have ended: the error itself where it is the
+            only one, otherwise one with the message of the first.
         Exception: one failed by a defect, which goes before that.
     """
     failures: list[Exception] = []
@@ -72,6 +73,7 @@ async def finish_all(work: Iterable[Callable[[], Awaitable[object]]]) -> None:
     for error in failures:
         if not isinstance(error, InfrastructureError):
             raise error
+    if len(failures) == 1:
+        raise failures[0]
     if failures:
-        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
-        raise InfrastructureError(f"{failures[0]}{more}") from failures[0]
+        raise InfrastructureError(f"{failures[0]} (and {len(failures) - 1} more)") from failures[0]

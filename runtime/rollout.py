@@ -47,7 +47,14 @@ class Budget:
         """
         failed = sum(step.failed for step in steps)
         allowed = min(self.max_steps + failed, int(_REFUND_CEILING * self.max_steps))
-        return allowed if fork is None else max(allowed, fork + 2)
+        return max(allowed, _steps_due(fork))
+
+    def is_out_of_time(self, steps: tuple[Step, ...], fork: int | None) -> bool:
+        """Whether the steps have taken all the time that a rollout may take.
+
+        A branch takes over its parent's time like its steps, and gets the one step after its candidate all the same.
+        """
+        return len(steps) >= _steps_due(fork) and sum(step.seconds for step in steps) >= self.time_limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,12 +138,13 @@ class _Loop:
         return Ended(reason=reason, answer=answer, steps=len(self.context.steps))
 
     def _reason_to_stop(self) -> StopReason | None:
-        steps, budget, fork = self.context.steps, self.equipment.budget, self.trajectory.fork
+        steps, budget = self.context.steps, self.equipment.budget
+        fork = self.trajectory.fork.step if self.trajectory.fork else None
         if steps and steps[-1].result is not None:
             return StopReason.STOPPED
-        if len(steps) >= budget.steps_allowed(steps, fork.step if fork else None):
+        if len(steps) >= budget.steps_allowed(steps, fork):
             return StopReason.MAX_STEPS
-        if sum(step.seconds for step in steps) >= budget.time_limit:
+        if budget.is_out_of_time(steps, fork):
             return StopReason.TIME_LIMIT
         return None
 
@@ -205,6 +213,11 @@ class _Loop:
 
         await self.equipment.database.save(write)
         return refused, before
+
+
+def _steps_due(fork: int | None) -> int:
+    """How many steps a branch has at the least: to its fork, its candidate, and one in which the policy goes on."""
+    return 0 if fork is None else fork + 2
 
 
 async def _given(equipment: Equipment, trajectory: Trajectory) -> Decision | None:

@@ -105,7 +105,7 @@ class StepCompleted(Event):
     kind: ClassVar[str] = "step-completed"
     trajectory: int
     step: int
-    failed: bool  # the code ended in an error
+    failed: bool  # the code ended in an error, or there was none that could be run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

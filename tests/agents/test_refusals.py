@@ -160,7 +160,7 @@ async def test_a_refused_step_is_nothing_that_could_be_preferred_or_rejected(dat
     scored = {event.step for event in played.events if isinstance(event, StepScored)}
     assert scored == {0, 2}
     assert not [ask for ask in played.models.asks if ask.role in ("prm", "expert") and ask.step == 1]
-    assert played.summary.steps_scored == 2
+    assert played.summary.steps_scored == played.summary.failed_steps == 2
     assert played.summary.set_aside == []
 
 

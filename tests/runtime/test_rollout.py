@@ -14,7 +14,7 @@ from store.trajectories import Step, load_steps, load_trajectory
 from tests.acceptance.scripted import Ask, Script, play
 
 
-def steps(*failed: bool) -> tuple[Step, ...]:
+def steps(*failed: bool, seconds: float = 0.0) -> tuple[Step, ...]:
     return tuple(
         Step(
             index=index,
@@ -24,7 +24,7 @@ def steps(*failed: bool) -> tuple[Step, ...]:
             workspace=None,
             result=None,
             failed=one,
-            seconds=0.0,
+            seconds=seconds,
         )
         for index, one in enumerate(failed)
     )
@@ -65,6 +65,17 @@ def test_the_failed_steps_before_a_fork_are_given_back_to_the_branch_too() -> No
 
 def test_a_branch_whose_own_step_fails_gets_it_back() -> None:
     assert Budget(max_steps=12).steps_allowed(steps(*[False] * 9, True), 9) == 13
+
+
+@pytest.mark.parametrize(
+    ("taken", "fork", "out"),
+    [(4, None, False), (5, None, True), (6, None, True), (5, 4, False), (6, 4, True), (6, 5, False), (7, 2, True)],
+)
+def test_a_branch_has_the_time_for_one_step_after_its_own_at_the_least(
+    taken: int, fork: int | None, out: bool
+) -> None:
+    budget = Budget(time_limit=50.0)
+    assert budget.is_out_of_time(steps(*[False] * taken, seconds=10.0), fork) is out
 
 
 async def told_at_the_end(script: Script, data: Path, **changes: object) -> tuple[str, str | None]:
