@@ -8,7 +8,7 @@ judge is a model here, since a fault there could decide an outcome by itself.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -40,7 +40,7 @@ NOT_REACTED_TO = [fault for fault in PASSING if fault not in REACTED_TO]
 LASTING = [Fault.RATE_LIMIT_SECONDS, Fault.STALL, Fault.TRUNCATED, Fault.UNAUTHORIZED, Fault.CONTEXT_LENGTH]
 
 
-def evenly(faults: list[Fault], rate: float) -> dict[Fault, float]:
+def evenly(faults: Sequence[Fault], rate: float) -> dict[Fault, float]:
     return {fault: rate / len(faults) for fault in faults}
 
 
