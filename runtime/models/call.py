@@ -16,13 +16,15 @@ Keep = Callable[[ChatReply], None]
 class Call:
     """What is sent, until when (loop time), and how it has gone so far.
 
-    `tokens` is what the call is expected to use, the reply included. `fault` is that of the last attempt.
+    `size` is that of the body for estimating its tokens (see `size_of`), `tokens` what the call is expected to use,
+    the reply included. `fault` is that of the last attempt.
     """
 
     body: bytes
     stop: tuple[str, ...]
     headers: dict[str, str]
     deadline: float
+    size: int
     tokens: int
     keep: Keep | None
     most_attempts: int

@@ -111,7 +111,10 @@ def _declare(capabilities: Capabilities, name: str, value: bool | str) -> Capabi
 
 
 def fit(request: ChatRequest, capabilities: Capabilities) -> ChatRequest:
-    """The request without what the model does not take; itself where it takes everything."""
+    """The request without what the model does not take; itself where it takes everything.
+
+    A model that takes no images is told how many it was not shown.
+    """
     changes: dict[str, object] = {}
     if request.top_p is not None and (capabilities.sampling == "none" or _has_both(request, capabilities)):
         changes["top_p"] = None
@@ -121,8 +124,13 @@ def fit(request: ChatRequest, capabilities: Capabilities) -> ChatRequest:
         changes["seed"] = None
     if request.stop and not capabilities.stop:
         changes["stop"] = ()
-    if capabilities.system == "none" and request.messages and request.messages[0].role == "system":
-        changes["messages"] = _without_system(request.messages)
+    messages = request.messages
+    if not capabilities.images and any(message.images for message in messages):
+        messages = tuple(_without_images(message) if message.images else message for message in messages)
+    if capabilities.system == "none" and messages and messages[0].role == "system":
+        messages = _without_system(messages)
+    if messages is not request.messages:
+        changes["messages"] = messages
     return replace(request, **changes) if changes else request  # type: ignore[arg-type]  # names and types from above
 
 
@@ -134,10 +142,13 @@ def _without_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     """The messages with the system message at the head of the first user message."""
     system, *rest = messages
     if rest and rest[0].role == "user":
-        first, rest = f"{system.content}\n\n{rest[0].content}", rest[1:]
-    else:
-        first = system.content
-    return (Message("user", first), *rest)
+        return (replace(rest[0], content=f"{system.content}\n\n{rest[0].content}", parts=()), *rest[1:])
+    return (Message("user", system.content), *rest)
+
+
+def _without_images(message: Message) -> Message:
+    remark = f"({len(message.images)} images are not shown.)"
+    return Message(message.role, f"{message.content}\n\n{remark}" if message.content else remark)
 
 
 def part_thoughts(content: str, reasoning: str, how: Thoughts) -> tuple[str, str]:

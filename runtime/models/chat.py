@@ -38,8 +38,9 @@ class ChatRequest:
         templates take a word that switches `thinking` off.
         """
         # Field by field: what a message carries for our own use must not reach endpoints or digests.
-        messages: list[dict[str, str]] = [
-            {"role": message.role, "content": message.content} for message in self.messages
+        messages: list[dict[str, object]] = [
+            {"role": message.role, "content": _content(message) if message.images else message.content}
+            for message in self.messages
         ]
         if system_role != "system":
             for message in messages:
@@ -61,6 +62,12 @@ class ChatRequest:
     def digest(self) -> bytes:
         """Name this request in 16 bytes (blake2b of `body()`)."""
         return digest_of(self.body())
+
+
+def _content(message: Message) -> list[dict[str, object]]:
+    """Text and images as the parts of a message."""
+    images: list[dict[str, object]] = [{"type": "image_url", "image_url": {"url": url}} for url in message.images]
+    return [{"type": "text", "text": message.content}, *images] if message.content else images
 
 
 def digest_of(body: bytes) -> bytes:

@@ -20,6 +20,7 @@ from runtime.models.capabilities import Capabilities
 from runtime.models.chat import ChatReply, ChatRequest
 from runtime.models.endpoint import Endpoint
 from runtime.models.errors import ContentFiltered, EndpointStopped, EndpointUnavailable, ModelError
+from runtime.models.pictures import white_square
 from runtime.models.settings import PLACEHOLDER_KEY, EndpointSettings
 from store.health import Finding, Level
 from store.messages import Message
@@ -29,6 +30,8 @@ _LOOK_S = 10.0
 _SHOWN = 5
 _MAX_BODY = 1 << 20
 _QUESTION = (Message("user", "Reply with the word OK."),)
+# No smaller: some models refuse images of a few pixels.
+_SIGHT = (Message("user", "Reply with the word OK if you see a white square.", images=(white_square(64),)),)
 # Enough for models that think before they speak to say something.
 _REPLY_TOKENS = 64
 
@@ -95,7 +98,8 @@ async def _examine(
 
 
 async def _ask(endpoint: Endpoint, model: str, *, seed: int | None) -> ChatReply:
-    request = ChatRequest(model=model, messages=_QUESTION, max_tokens=_REPLY_TOKENS, seed=seed)
+    question = _SIGHT if endpoint.settings.name == "vision" else _QUESTION
+    request = ChatRequest(model=model, messages=question, max_tokens=_REPLY_TOKENS, seed=seed)
     return await endpoint.complete(request, headers={"x-cso-role": endpoint.settings.name, "x-cso-module": "doctor"})
 
 
@@ -107,8 +111,8 @@ def _praise(
     parts = [f"{model} replied in {reply.latency:.2f} s"]
     if usage.prompt:
         parts.append(f"reports tokens ({usage.prompt} + {usage.completion}, {usage.cached} cached)")
-    if seed:
-        parts.append("accepts a seed")
+    parts += ["takes an image"] if settings.name == "vision" else []
+    parts += ["accepts a seed"] if seed else []
     parts.append(_takes(settings) + (", no seed" if seed is False else ""))
     if served.models is not None:
         parts.append(f"serves {_some(served.models)}")

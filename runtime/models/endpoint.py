@@ -21,7 +21,7 @@ from runtime.models.bodies import Answer
 from runtime.models.call import Call, Keep, header_values
 from runtime.models.capabilities import cut_at_stop, part_thoughts
 from runtime.models.chat import ChatReply, ChatRequest
-from runtime.models.context import TokenEstimate
+from runtime.models.context import TokenEstimate, size_of
 from runtime.models.errors import ContextOverflow, EndpointStopped, EndpointUnavailable, ModelError
 from runtime.models.faults import REFUSED, Fault, Reaction, timeout_fault
 from runtime.models.limiter import Limiter, Limiting, SentAwayError
@@ -196,12 +196,15 @@ class Endpoint:
         self._calls += 1
         if body is None:
             body = self.encode(request)
+        able = self.settings.capabilities
+        size = size_of(body, [url for each in request.messages for url in each.images] if able.images else [])
         return Call(
             body=body,
-            stop=() if self.settings.capabilities.stop else request.stop,
+            stop=() if able.stop else request.stop,
             headers=header_values(headers),
             deadline=anyio.current_time() + self.settings.deadline,
-            tokens=self._estimate.of(len(body)) + (request.max_tokens or 0),
+            size=size,
+            tokens=self._estimate.of(size) + (request.max_tokens or 0),
             keep=keep,
             most_attempts=self.settings.attempts,
         )
@@ -209,7 +212,7 @@ class Endpoint:
     async def check_length(self, call: Call) -> None:
         """Raise ContextOverflow if the messages come to more than `max_input_tokens`, without asking the model."""
         most = self.settings.max_input_tokens
-        tokens = self._estimate.of(len(call.body))
+        tokens = self._estimate.of(call.size)
         if not most or tokens < most * _NEAR_THE_LIMIT:
             return
         counted = await self._count(call)
@@ -228,7 +231,7 @@ class Endpoint:
             counted = await self._transport.count_tokens(call.body)
         self._counting_failures = 0 if counted else self._counting_failures + 1
         if counted:
-            self._estimate.correct(len(call.body), counted)
+            self._estimate.correct(call.size, counted)
         return counted
 
     async def attempt(self, call: Call) -> ChatReply | None:
@@ -271,7 +274,7 @@ class Endpoint:
         if is_trial:
             self._stop.lift()
         permit.succeeded(latency, answer.usage.prompt + answer.usage.completion)
-        self._estimate.correct(len(call.body), answer.usage.prompt)
+        self._estimate.correct(call.size, answer.usage.prompt)
         return reply
 
     async def _send(self, call: Call, started: float) -> Answer | Fault:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 
 from runtime.models.chat import ChatRequest, digest_of
-from store.messages import Message
+from store.messages import Message, image_url
 
 
 def request(content: str = "hello", **fields: object) -> ChatRequest:
@@ -35,6 +35,15 @@ def test_equal_requests_have_equal_digests_and_others_have_not() -> None:
     assert len(digests) == len(variants)
     assert {len(digest) for digest in digests} == {16}
     assert request(seed=1).digest() == request(seed=1).digest() == digest_of(request(seed=1).body())
+
+
+def test_a_message_of_images_alone_has_no_empty_text_and_each_image_counts() -> None:
+    pictures = [image_url(content, "png") for content in (b"a", b"b")]
+    seen = [ChatRequest(model="m", messages=(Message("user", "", images=(url,)),)) for url in pictures]
+    assert orjson.loads(seen[0].body())["messages"][0]["content"] == [
+        {"type": "image_url", "image_url": {"url": pictures[0]}}
+    ]
+    assert seen[0].digest() != seen[1].digest()
 
 
 def test_lone_surrogates_do_not_stop_a_request() -> None:

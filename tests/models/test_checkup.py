@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 import socket
 import ssl
@@ -11,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import orjson
 import pytest
 from aiohttp import web
 
@@ -225,6 +227,16 @@ async def test_http_where_tls_is_spoken_and_the_reverse_name_the_right_scheme(ce
         text, step = await only(at(server.base_url.replace("http://", "https://")))
         assert "does not speak TLS" in text
         assert "http://" in step
+
+
+async def test_the_vision_model_is_shown_an_image() -> None:
+    async with serve(GOOD) as server:
+        (found,) = await check_endpoint(replace(at(server.url), name="vision"), model="m", send_seed=True)
+        asked = orjson.loads(server.requests[0])["messages"][0]["content"]
+    assert "takes an image" in found.text
+    content = base64.b64decode(asked[1]["image_url"]["url"].removeprefix("data:image/png;base64,"))
+    assert content.startswith(b"\x89PNG")
+    assert content.endswith(b"IEND\xaeB`\x82")
 
 
 @pytest.mark.parametrize(

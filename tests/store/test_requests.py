@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.messages import Message, MessageRole
+from store.messages import Message, MessageRole, image_url
 from store.requests import decode_request, encode_request, referenced_blobs
 
 ROLES = st.sampled_from(["system", "user", "assistant"])
-MESSAGES = st.lists(st.tuples(ROLES, st.lists(st.text(max_size=120), min_size=1, max_size=4)), max_size=6)
+PARTS = st.lists(st.text(max_size=120), min_size=1, max_size=4)
+IMAGES = st.lists(st.binary(max_size=200), max_size=2)
+MESSAGES = st.lists(st.tuples(ROLES, PARTS, IMAGES), max_size=6)
 
 
 class Texts:
@@ -30,9 +33,15 @@ class Texts:
 
 
 @given(MESSAGES)
-def test_any_conversation_comes_back_as_it_was(turns: list[tuple[str, list[str]]]) -> None:
+def test_any_conversation_comes_back_as_it_was(turns: list[tuple[str, list[str], list[bytes]]]) -> None:
     texts = Texts()
-    messages = tuple(Message.joined(cast("MessageRole", role), *parts) for role, parts in turns)
+    messages = tuple(
+        replace(
+            Message.joined(cast("MessageRole", role), *parts),
+            images=tuple(image_url(content, "png") for content in images),
+        )
+        for role, parts, images in turns
+    )
     stored = encode_request(messages, texts.store)
     assert decode_request(stored, texts.by_number) == messages
     assert referenced_blobs(stored) == set(texts.by_number)

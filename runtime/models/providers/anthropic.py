@@ -22,6 +22,7 @@ from runtime.models.faults import Fault, body_fault, connection_fault, filter_fa
 from runtime.models.providers.http import NETWORK_ERRORS, make_http_client, make_timeout, refusal, without_secrets
 from runtime.models.settings import PLACEHOLDER_KEY, EndpointSettings
 from runtime.models.transport import Learn
+from store.messages import Message, image_parts
 
 _MESSAGES_PATH = "/v1/messages"
 _COUNT_PATH = "/v1/messages/count_tokens"
@@ -55,8 +56,7 @@ class AnthropicTransport:
             "model": request.model,
             "max_tokens": request.max_tokens or _DEFAULT_MAX_TOKENS,
             "messages": [
-                # The API refuses empty texts, but a policy's empty reply is part of the conversation.
-                {"role": message.role, "content": message.content or "(empty)"}
+                {"role": message.role, "content": _content(message)}
                 for message in request.messages
                 if message.role != "system"
             ],
@@ -127,6 +127,19 @@ def make_transport(settings: EndpointSettings, learn: Learn) -> AnthropicTranspo
     if settings.api_version:
         headers["anthropic-version"] = settings.api_version
     return AnthropicTransport(settings, client, headers)
+
+
+def _content(message: Message) -> str | list[dict[str, object]]:
+    """A text, or text and images as blocks."""
+    # The API refuses empty texts, but a policy's empty reply is part of the conversation.
+    text = message.content or "(empty)"
+    if not message.images:
+        return text
+    blocks: list[dict[str, object]] = [{"type": "text", "text": text}]
+    for kind, content in map(image_parts, message.images):
+        source = {"type": "base64", "media_type": f"image/{kind}", "data": content}
+        blocks.append({"type": "image", "source": source})
+    return blocks
 
 
 def read_message(body: bytes, request_id: str, as_text: Callable[[bytes], str]) -> Answer | Fault:

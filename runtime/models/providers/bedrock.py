@@ -7,6 +7,7 @@ everywhere with AWS (environment, profile, role); a Bedrock API key goes into AW
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
@@ -41,6 +42,7 @@ from runtime.models.providers.http import NETWORK_ERRORS, without_secrets
 from runtime.models.retry import retry_after
 from runtime.models.settings import EndpointSettings
 from runtime.models.transport import Learn
+from store.messages import Message, image_parts
 
 _MOST_CONNECTIONS = 4096
 _FINISH_REASONS = {
@@ -102,8 +104,7 @@ class BedrockTransport:
         fields: dict[str, object] = {
             "modelId": request.model,
             "messages": [
-                # The API refuses empty texts, but a policy's empty reply is part of the conversation.
-                {"role": message.role, "content": [{"text": message.content or "(empty)"}]}
+                {"role": message.role, "content": _content(message)}
                 for message in request.messages
                 if message.role != "system"
             ],
@@ -119,7 +120,7 @@ class BedrockTransport:
         started = anyio.current_time()
         try:
             with _tracing({**headers, **dict(self._settings.headers)}):
-                reply = await self._client.converse(**orjson.loads(body))
+                reply = await self._client.converse(**_arguments(body))
         except ClientError as error:
             return self._refusal(error)
         except _NO_CREDENTIALS as error:
@@ -138,7 +139,7 @@ class BedrockTransport:
 
     async def count_tokens(self, body: bytes) -> int | None:
         """Ask CountTokens, which some of the models have."""
-        request = orjson.loads(body)
+        request = _arguments(body)
         asked = {name: request[name] for name in ("messages", "system") if name in request}
         try:
             reply = await self._client.count_tokens(modelId=request["modelId"], input={"converse": asked})
@@ -166,6 +167,25 @@ class BedrockTransport:
 def make_transport(settings: EndpointSettings, learn: Learn) -> BedrockTransport:  # noqa: ARG001
     """A transport without a client yet; Bedrock reports no rate limits to learn from."""
     return BedrockTransport(settings)
+
+
+def _content(message: Message) -> list[dict[str, object]]:
+    """Text and images as blocks, the images' bytes in base64 until they are sent."""
+    # The API refuses empty texts, but a policy's empty reply is part of the conversation.
+    blocks: list[dict[str, object]] = [{"text": message.content or "(empty)"}]
+    for kind, content in map(image_parts, message.images):
+        blocks.append({"image": {"format": kind, "source": {"bytes": content}}})
+    return blocks
+
+
+def _arguments(body: bytes) -> dict[str, Any]:
+    """The arguments of Converse, with images as the bytes that botocore wants."""
+    arguments: dict[str, Any] = orjson.loads(body)
+    for message in arguments["messages"]:
+        for block in message["content"]:
+            if "image" in block:
+                block["image"]["source"]["bytes"] = base64.b64decode(block["image"]["source"]["bytes"])
+    return arguments
 
 
 def read_converse(reply: Mapping[str, Any]) -> Answer | Fault:

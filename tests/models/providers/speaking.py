@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -13,7 +13,7 @@ from aiohttp import web
 from runtime.models.chat import ChatRequest
 from runtime.models.endpoint import Endpoint
 from runtime.models.settings import EndpointSettings
-from store.messages import Message
+from store.messages import Message, image_url
 from tests.models.server import KEY, Behaviour
 
 REQUEST = ChatRequest(
@@ -30,6 +30,9 @@ REQUEST = ChatRequest(
     seed=5,
     stop=("END",),
 )
+
+PICTURE = image_url(b"\x89PNG picture", "png")
+SEEING = replace(REQUEST, messages=(Message("user", "what is it?", images=(PICTURE,)),), stop=())
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ from runtime.models.errors import (
     ModelError,
     RequestRefused,
 )
-from tests.models.providers.speaking import REQUEST, Asked, endpoint, reply, speaking
+from tests.models.providers.speaking import PICTURE, REQUEST, SEEING, Asked, endpoint, reply, speaking
 from tests.models.server import KEY, Behaviour, answer, reset_before, reset_during, stall
 
 USAGE = {
@@ -101,6 +101,15 @@ async def test_a_request_is_the_messages_api_s_and_the_reply_has_all_tokens() ->
     assert got.usage == Usage(prompt=48, completion=7, cached=40)
 
 
+async def test_images_are_blocks_behind_the_text() -> None:
+    async with speaking(api) as server, claude(server.url) as expert:
+        await expert.complete(SEEING, headers={})
+    text, image = server.asked[0].document["messages"][0]["content"]
+    assert text == {"type": "text", "text": "what is it?"}
+    source = {"type": "base64", "media_type": "image/png", "data": PICTURE.partition(",")[2]}
+    assert image == {"type": "image", "source": source}
+
+
 @pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/messages"])
 async def test_the_address_may_be_given_with_or_without_its_path(path: str) -> None:
     async with speaking(api) as server, claude(server.url + path) as expert:
@@ -158,7 +167,7 @@ async def test_a_passing_fault_costs_an_attempt(behaviour: Behaviour) -> None:
 
 
 async def test_a_stalled_attempt_ends_in_time() -> None:
-    async with speaking(api, stall) as server, claude(server.url, timeout=0.2) as expert:
+    async with speaking(api, stall) as server, claude(server.url, timeout=1.0) as expert:
         got = await expert.complete(REQUEST, headers={})
     assert got.attempts == 2
 

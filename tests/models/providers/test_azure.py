@@ -14,7 +14,7 @@ from runtime.models.capabilities import capabilities_of
 from runtime.models.endpoint import Endpoint
 from runtime.models.errors import ContentFiltered, EndpointStopped
 from runtime.models.settings import EndpointSettings
-from tests.models.providers.speaking import REQUEST, Asked, Provider, endpoint, reply, speaking
+from tests.models.providers.speaking import PICTURE, REQUEST, SEEING, Asked, Provider, endpoint, reply, speaking
 from tests.models.server import KEY, answer, completion
 
 DEPLOYED = "gpt-in-europe"
@@ -63,6 +63,13 @@ async def test_a_key_reaches_the_deployment_on_either_route(api_version: str, pa
     headers = server.asked[0].headers
     assert (headers["api-key"], headers["x-cso-role"]) == (KEY, "expert")
     assert "authorization" not in headers
+
+
+async def test_images_come_behind_the_text() -> None:
+    async with speaking(resource) as server, azure(server.url) as expert:
+        await expert.complete(SEEING, headers={})
+    _, image = server.asked[0].document["messages"][0]["content"]
+    assert image == {"type": "image_url", "image_url": {"url": PICTURE}}
 
 
 async def test_a_reasoning_model_gets_no_parameter_that_it_refuses() -> None:

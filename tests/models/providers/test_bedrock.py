@@ -21,7 +21,7 @@ from runtime.models.errors import (
     ModelError,
     RequestRefused,
 )
-from tests.models.providers.speaking import REQUEST, Asked, endpoint, reply, speaking
+from tests.models.providers.speaking import PICTURE, REQUEST, SEEING, Asked, endpoint, reply, speaking
 from tests.models.server import Behaviour, answer, reset_before, reset_during, stall
 
 ACCESS, SECRET = "AKIAEXAMPLE000000000", "secret/of/aws/0123456789"
@@ -69,7 +69,7 @@ def runtime(asked: Asked) -> web.Response:
         return reply({"inputTokens": 61})
     assert asked.path.endswith("/converse")
     document = asked.document
-    assert all(block["text"] for each in document["messages"] for block in each["content"])
+    assert all(block.get("text", "an image") for each in document["messages"] for block in each["content"])
     assert "seed" not in asked.body.decode()
     return reply(converse(), headers={"x-amzn-RequestId": "r-7"})
 
@@ -96,6 +96,18 @@ async def test_a_request_is_converse_s_and_the_reply_has_all_tokens() -> None:
     assert (asked.headers["x-cso-role"], asked.headers["x-cso-task"]) == ("expert", "gr%C3%B6%C3%9Fe")
     assert (got.content, got.finish_reason, got.request_id) == ("hi", "stop", "r-7")
     assert got.usage == Usage(prompt=48, completion=7, cached=40)
+
+
+async def test_images_are_blocks_behind_the_text_also_where_they_are_counted() -> None:
+    async with speaking(runtime) as server, bedrock(server.url, max_input_tokens=1000) as expert:
+        await expert.complete(SEEING, headers={})
+    assert [unquote(asked.path) for asked in server.asked] == ["/model/m/count-tokens", "/model/m/converse"]
+    counted = server.asked[0].document["input"]["converse"]["messages"]
+    for messages in (counted, server.asked[1].document["messages"]):
+        text, image = messages[0]["content"]
+        assert text == {"text": "what is it?"}
+        # On the wire botocore has them in base64, once.
+        assert image == {"image": {"format": "png", "source": {"bytes": PICTURE.partition(",")[2]}}}
 
 
 async def test_calls_side_by_side_keep_their_own_trace_headers() -> None:
@@ -163,7 +175,7 @@ async def test_a_passing_fault_costs_an_attempt(behaviour: Behaviour) -> None:
 
 
 async def test_a_stalled_attempt_ends_in_time() -> None:
-    async with speaking(runtime, stall) as server, bedrock(server.url, timeout=0.3) as expert:
+    async with speaking(runtime, stall) as server, bedrock(server.url, timeout=2.0) as expert:
         got = await expert.complete(REQUEST, headers={})
     assert got.attempts == 2
 

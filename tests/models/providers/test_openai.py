@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from runtime.models.capabilities import Capabilities, capabilities_of
 from runtime.models.endpoint import Endpoint
 from runtime.models.errors import ContextOverflow
 from runtime.models.settings import EndpointSettings
-from tests.models.providers.speaking import REQUEST, Asked, endpoint, reply, speaking
+from store.messages import Message, image_url
+from tests.models.providers.speaking import PICTURE, REQUEST, SEEING, Asked, endpoint, reply, speaking
 from tests.models.server import KEY, completion
 
 
@@ -67,6 +69,26 @@ async def test_thinking_is_switched_off_in_the_model_s_template_where_that_is_de
     async with speaking(vllm) as server, policy(server.url) as asked:
         await asked.complete(REQUEST, headers={})
     assert "chat_template_kwargs" not in server.asked[0].document
+
+
+async def test_images_come_behind_the_text_and_a_model_that_takes_none_is_told_so() -> None:
+    async with speaking(vllm) as server, policy(server.url) as asked:
+        await asked.complete(SEEING, headers={})
+    assert server.asked[0].document["messages"][0]["content"] == [
+        {"type": "text", "text": "what is it?"},
+        {"type": "image_url", "image_url": {"url": PICTURE}},
+    ]
+    async with speaking(vllm) as server, policy(server.url, Capabilities(images=False)) as asked:
+        await asked.complete(SEEING, headers={})
+    assert server.asked[0].document["messages"][0]["content"] == "what is it?\n\n(1 images are not shown.)"
+
+
+async def test_an_image_is_not_counted_as_if_it_were_text() -> None:
+    screenshot = image_url(b"x" * 200_000, "png")
+    request = replace(SEEING, messages=(Message("user", "what is it?", images=(screenshot,)),))
+    async with speaking(plain) as server, policy(server.url, max_input_tokens=10_000) as asked:
+        await asked.complete(request, headers={})
+    assert [each.path for each in server.asked] == ["/v1/chat/completions"]
 
 
 async def test_messages_near_the_limit_are_counted_by_the_server_s_tokenizer() -> None:
