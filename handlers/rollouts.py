@@ -10,6 +10,7 @@ import anyio
 from handlers.judging.outcome import judge_answer
 from runtime.errors import InfrastructureError
 from runtime.executor import Rank
+from runtime.models.errors import EndpointStopped
 from runtime.rollout import Ended
 from runtime.services import Services
 from store.events import Event, Outcome
@@ -55,6 +56,7 @@ async def finish_all(work: Iterable[Callable[[], Awaitable[object]]]) -> None:
     """Run pieces of work side by side; one that fails does not stop the others, whose replies are being paid for.
 
     Raises:
+        EndpointStopped: a key was refused, which goes before what may pass.
         InfrastructureError: some failed for no fault of ours, after all have ended: the error itself where it is the
             only one, otherwise one with the message of the first.
         Exception: one failed by a defect, which goes before that.
@@ -73,7 +75,8 @@ async def finish_all(work: Iterable[Callable[[], Awaitable[object]]]) -> None:
     for error in failures:
         if not isinstance(error, InfrastructureError):
             raise error
-    if len(failures) == 1:
-        raise failures[0]
+    stopped = next((error for error in failures if isinstance(error, EndpointStopped)), None)
+    if stopped is not None or len(failures) == 1:
+        raise stopped or failures[0]
     if failures:
         raise InfrastructureError(f"{failures[0]} (and {len(failures) - 1} more)") from failures[0]

@@ -5,7 +5,8 @@ fails is put off with growing, jittered delays up to a ceiling of attempts, then
 work side by side and none waits for another's failures. Only deliveries of admitted runs are handed out.
 
 A failure while the disk is full, or the machine in other such trouble, says nothing about the delivery: nothing is
-handed out until that is over, and then the delivery is worked on again, uncounted.
+handed out until that is over, and then the delivery is worked on again, uncounted. Nor does a refused key: the
+delivery that met it is set aside, and the rest of its run stays owed until the key may be tried again.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import structlog
 from runtime.errors import BudgetSpentError, InfrastructureError
 from runtime.handler import Handler
 from runtime.lines import Line
+from runtime.models.errors import EndpointStopped
 from store.database import Database
 from store.deliveries import Delivery, complete_delivery, count_owed, fail_delivery, rest_delivery
 from store.errors import StorageError, StorageTroubleError
@@ -83,9 +85,11 @@ class Bus:
         self._runs: set[int] = set()
         self._withdrawn_tasks: set[int] = set()
         self._told: set[int] = set()
+        self._held: set[int] = set()
         self._at_work: set[AtWork] = set()
         self._workers: dict[str, int] = {}
         self._hire: Callable[[Line, int], None] = lambda _line, _number: None
+        self._take_up_after: Callable[[int, float], None] = lambda _run, _seconds: None
 
     @property
     def retries(self) -> Retries:
@@ -114,13 +118,16 @@ class Bus:
 
     def admit(self, runs: Iterable[int]) -> None:
         """Hand out deliveries of these runs too."""
-        self._runs.update(runs)
+        chosen = set(runs)
+        self._runs.update(chosen)
+        self._held -= chosen
         self.look()
 
     async def withdraw(self, *, run: int | None = None, task: int | None = None) -> None:
         """Hand out nothing more of a run or a task, and wait until its handlers have let go of it."""
         if run is not None:
             self._runs.discard(run)
+            self._held.discard(run)
         if task is not None:
             self._withdrawn_tasks.add(task)
         going = [
@@ -157,7 +164,10 @@ class Bus:
             def hire(line: Line, number: int) -> None:
                 tasks.start_soon(self._work, database, line, name=f"{line.handler.name} {number}")
 
-            self._hire = hire
+            def take_up_after(run: int, seconds: float) -> None:
+                tasks.start_soon(self._take_up, run, seconds, name=f"hold run {run}")
+
+            self._hire, self._take_up_after = hire, take_up_after
             tasks.start_soon(database.wait_out_trouble, name="patience")
             for line in self._lines:
                 tasks.start_soon(line.feed, database, name=f"feed {line.handler.name}")
@@ -219,6 +229,9 @@ class Bus:
                 if spent := _first(BudgetSpentError, error):
                     await self._rest(database, delivery, spent)
                     return
+                if stopped := _first(EndpointStopped, error):
+                    await self._hold(database, line, delivery, stopped)
+                    return
                 if not await _machine_was_at_fault(database, error):
                     await self._failed(database, line, delivery, error)
                     return
@@ -237,12 +250,32 @@ class Bus:
             self._told.add(event.run)
             await database.save(lambda transaction: transaction.publish(told))
 
-    async def _failed(self, database: Database, line: Line, delivery: Delivery, error: Exception) -> None:
+    async def _hold(self, database: Database, line: Line, delivery: Delivery, error: EndpointStopped) -> None:
+        """Hand out nothing more of a run until the key that was refused may be tried again; everything stays owed.
+
+        But for the delivery whose request was refused: that may be its own fault, and it must not be the next to try.
+        """
+        run = delivery.event.run
+        if run in self._runs:
+            self._runs.discard(run)
+            self._held.add(run)
+            self._take_up_after(run, error.retry_after or 0.0)
+        if error.attempts:
+            await self._failed(database, line, delivery, error, is_final=True)
+
+    async def _take_up(self, run: int, seconds: float) -> None:
+        await anyio.sleep(seconds)
+        if run in self._held:
+            self.admit([run])
+
+    async def _failed(
+        self, database: Database, line: Line, delivery: Delivery, error: Exception, *, is_final: bool = False
+    ) -> None:
         said = str(error)
         if not isinstance(error, InfrastructureError):
             _log.error("handler failed", handler=line.handler.name, seq=delivery.event.seq, exc_info=error)
             said = f"{type(error).__name__}: {error}"
-        delay = self.retries.put_off(delivery.attempts + 1)
+        delay = None if is_final else self.retries.put_off(delivery.attempts + 1)
         due = None if delay is None else now_us() + int(delay * 1e6)
         write = partial(fail_delivery, delivery=delivery, error=self._redact(said)[:_ERROR_CHARACTERS], due=due)
         await database.save(write)

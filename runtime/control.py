@@ -21,7 +21,7 @@ from runtime.runs import open_run
 from store.database import Database
 from store.deliveries import cancel_deliveries, revive_deliveries
 from store.formats.task_files import TaskRecord
-from store.runs import Run, find_run, set_paused
+from store.runs import Run, find_run, list_runs, set_paused
 from store.tasks import TaskFile, find_task, submit_task
 from store.transaction import Transaction
 
@@ -105,6 +105,7 @@ class LocalControl:
     Args:
         bus: of the daemon that works on it, which then acts at once; None if nobody works.
         serves: whether that daemon works on a run.
+        ask_again: has that daemon's endpoints asked again that refused their key.
     """
 
     def __init__(
@@ -114,11 +115,13 @@ class LocalControl:
         *,
         bus: Bus | None = None,
         serves: Callable[[Run], bool] = lambda _run: False,
+        ask_again: Callable[[], None] = lambda: None,
     ) -> None:
         self._database = database
         self._settings = settings
         self._bus = bus
         self._serves = serves
+        self._ask_again = ask_again
 
     async def submit(self, records: Sequence[TaskRecord], *, run: str | None = None, priority: int = 0) -> Submitted:
         """Take tasks into the queue; see Control."""
@@ -153,6 +156,9 @@ class LocalControl:
         number = None if run is None else (await self._run(run)).id
         identifier = None if task is None else await self._task(run or self._settings.run.name, task)
         revived = await self._database.write(partial(revive_deliveries, run=number, task=identifier))
+        self._ask_again()
+        for held in await list_runs(self._database):
+            self._admit(held)
         if self._bus is not None:
             self._bus.look()
         return revived

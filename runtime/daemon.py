@@ -65,7 +65,11 @@ class Daemon:
     @property
     def control(self) -> LocalControl:
         """Takes requests from people, and sees to it that the bus acts on them."""
-        return LocalControl(self.database, self.settings, bus=self.bus, serves=self.serves)
+        return LocalControl(self.database, self.settings, bus=self.bus, serves=self.serves, ask_again=self._ask_again)
+
+    def _ask_again(self) -> None:
+        for pool in self.endpoints.values():
+            pool.ask_again()
 
     def serves(self, run: Run) -> bool:
         """Whether a run is worked on here."""

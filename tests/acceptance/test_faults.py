@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import anyio
 import pytest
 
+from runtime.config.settings import Settings
+from runtime.daemon import Daemon, open_daemon
 from runtime.simulation.behaviour import Behaviour
 from runtime.simulation.faults import Fault, FaultPlan
 from runtime.simulation.search import WorldSearch
@@ -21,13 +25,14 @@ from runtime.simulation.server import SimulationServer
 from runtime.simulation.world import World
 from store.database import Database
 from store.deliveries import revive_deliveries
-from store.events import DeliveryFailed, Event
+from store.events import DeliveryFailed, Event, TaskFinished
 from store.summary import Summary
 from tests.acceptance.facts import Facts, facts_of
-from tests.acceptance.running import ROLES, records_of, settings_for, work
+from tests.acceptance.running import DEADLINE_S, ROLES, records_of, settings_for, work
 from tests.acceptance.truth import assert_only_true_replies_count
 from tests.folders import reachable_folder
 
+Working = tuple[Daemon, "Seen"]
 ONE, SMALL, LARGE = World.generate(7, 1), World.generate(11, 2), World.generate(5, 10)
 RATE = 0.3
 TIMEOUT_S = 0.3
@@ -49,10 +54,10 @@ def plan(rates: Mapping[Fault, float], models: frozenset[str] = frozenset()) -> 
     return Behaviour(faults=FaultPlan(rates=rates, models=models, retry_after=0.02, drip=4 * TIMEOUT_S, stall=3600.0))
 
 
-async def run(
-    world: World, data: Path, server: SimulationServer, *, deliveries: int, events: list[Event] | None = None
-) -> Summary:
+def settings(server: SimulationServer, data: Path, *, deliveries: int, **more: object) -> Settings:
+    """Settings of a run that gives little time to a call; `run__rollouts` stands for `run.rollouts`."""
     changes: dict[str, object] = {"bus.attempts": deliveries, "judge.method": "model"}
+    changes |= {name.replace("__", "."): value for name, value in more.items()}
     for role in ROLES:
         changes |= {
             f"models.{role}.attempts": 4,
@@ -61,12 +66,60 @@ async def run(
             f"models.{role}.backoff": 0.005,
             f"models.{role}.backoff_max": 0.02,
         }
+    return settings_for(server.base_url, data, changes)
+
+
+async def run(
+    world: World,
+    data: Path,
+    server: SimulationServer,
+    *,
+    deliveries: int,
+    events: list[Event] | None = None,
+    **more: object,
+) -> Summary:
     return await work(
-        settings_for(server.base_url, data, changes),
+        settings(server, data, deliveries=deliveries, **more),
         records_of(world, data),
         search=WorldSearch(world),
         watchers=[] if events is None else [events.append],
     )
+
+
+@dataclass(slots=True)
+class Seen:
+    """The events of a daemon at work, to be waited for."""
+
+    events: list[Event] = field(default_factory=list)
+    moved: anyio.Event = field(default_factory=anyio.Event)
+
+    def note(self, event: Event) -> None:
+        """Watch the bus."""
+        self.events.append(event)
+        self.moved.set()
+        self.moved = anyio.Event()
+
+    def count(self, kind: type[Event]) -> int:
+        return sum(isinstance(event, kind) for event in self.events)
+
+    async def until(self, kind: type[Event], number: int) -> None:
+        """Wait until so many of a kind have come; set your own deadline."""
+        while self.count(kind) < number:
+            await self.moved.wait()
+
+
+@contextlib.asynccontextmanager
+async def at_work(world: World, data: Path, server: SimulationServer, **more: object) -> AsyncIterator[Working]:
+    """A daemon that works on a world while the block runs, as `cso serve` does."""
+    seen = Seen()
+    with anyio.fail_after(DEADLINE_S):
+        chosen = settings(server, data, deliveries=3, **more)
+        async with open_daemon(chosen, {}, search=WorldSearch(world), watchers=[seen.note]) as daemon:
+            await daemon.control.submit(records_of(world, data))
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(partial(daemon.work, until_drained=False))
+                yield daemon, seen
+                tasks.cancel_scope.cancel()
 
 
 @contextlib.asynccontextmanager
@@ -184,6 +237,45 @@ async def test_a_refused_key_costs_few_requests_and_the_run_goes_on_once_it_is_t
         summary = await run(ONE, data, server, deliveries=3)
     assert (summary.tasks_finished, summary.set_aside) == (summary.tasks, [])
     assert facts_of(data).differences(one) == []
+
+
+async def test_a_refused_key_leaves_the_queue_as_it_is(data: Path) -> None:
+    events: list[Event] = []
+    async with SimulationServer(LARGE, behaviour=plan({Fault.UNAUTHORIZED: 1.0})) as server:
+        summary = await run(LARGE, data, server, deliveries=3, events=events, run__rollouts=2)
+        asked = len(server.record.entries)
+    failed = [event for event in events if isinstance(event, DeliveryFailed)]
+    assert 1 <= len(failed) == asked <= 2
+    assert all(event.dead for event in failed)
+    assert summary.owed == summary.tasks - len(failed)
+    assert summary.put_off == 0
+
+
+async def test_a_daemon_goes_on_when_told_to_try_again_once_the_key_is_taken(data: Path, one: Facts) -> None:
+    behaviour = plan({Fault.UNAUTHORIZED: 1.0}, frozenset({"sim-expert"}))
+    async with SimulationServer(ONE, behaviour=behaviour) as server, at_work(ONE, data, server) as (daemon, seen):
+        await seen.until(DeliveryFailed, 1)
+        assert daemon.endpoints["expert"].snapshot().stopped
+        server.behaviour = Behaviour()
+        assert await daemon.control.retry() == 1
+        await seen.until(TaskFinished, 1)
+        assert not daemon.endpoints["expert"].snapshot().stopped
+        assert seen.count(DeliveryFailed) == 1
+    assert facts_of(data).differences(one) == []
+
+
+async def test_a_daemon_goes_on_by_itself_once_the_key_is_taken(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.models.stop._FIRST_PAUSE", 0.01)
+    behaviour = plan({Fault.UNAUTHORIZED: 1.0})
+    async with (
+        SimulationServer(LARGE, behaviour=behaviour) as server,
+        at_work(LARGE, data, server, run__rollouts=1) as (daemon, seen),
+    ):
+        await seen.until(DeliveryFailed, 1)
+        server.behaviour = Behaviour()
+        # What was refused waits for `cso retry`; about the other tasks nobody has been asked yet.
+        await seen.until(TaskFinished, 1)
+        assert not daemon.endpoints["policy"].snapshot().stopped
 
 
 @pytest.mark.slow
