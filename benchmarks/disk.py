@@ -1,7 +1,8 @@
 """How much disk a trajectory takes, beside the JSON lines that its calls would fill.
 
-Trajectories of 12 steps and an end, with a system message of 6 KB and replies of 1.5 KB, written by the collect stage
-as the daemon runs it. The figure is the growth of the database's file for each trajectory, after a checkpoint.
+Trajectories of 12 steps, with a system message of 6 KB and replies of 1.5 KB, written by the collect stage as the
+daemon runs it: of an agent that asks once a step, and of the main agent, which asks for a plan as well and for the
+result in the end. A figure is the growth of the database's file for each trajectory.
 
     python -m benchmarks.disk [--json] [--check]
 """
@@ -19,7 +20,7 @@ import orjson
 from benchmarks.figures import Figure, run_alone
 from benchmarks.server import ANSWER, serving
 from benchmarks.texts import Texts
-from benchmarks.workload import collecting
+from benchmarks.workload import OneReply, collecting
 from runtime.agents.main.agent import MODULES, MainAgent
 from runtime.sandbox import Ending, Execution, Limits, Tool
 from store.calls import load_request
@@ -49,10 +50,10 @@ class Printing:
         return Execution(output=output, error=None, ending=Ending.COMPLETED, seconds=0.1)
 
 
-async def _write_trajectories(folder: Path, url: str) -> tuple[int, int]:
-    """Bytes of the database after the first trajectories and after all of them."""
+async def _write_trajectories(folder: Path, url: str, make: type[MainAgent]) -> tuple[int, int]:
+    """Bytes of the database after the first trajectories of an agent and after all of them."""
     texts = Texts("system")
-    agent = MainAgent(prompts={module: texts.prose(SYSTEM_CHARACTERS) for module in MODULES})
+    agent = make(prompts={module: texts.prose(SYSTEM_CHARACTERS) for module in MODULES})
     sandbox = Printing()
     sizes = []
     async with collecting(folder, url, rollouts=64, steps=STEPS, sandbox=sandbox, agent=agent) as work:
@@ -84,30 +85,26 @@ async def _json_lines_bytes(folder: Path) -> float:
     return size / _SHOWN
 
 
-async def _tables(folder: Path) -> dict[str, float]:
-    """Bytes for each trajectory by table and index, where SQLite can tell."""
-    async with Reader(folder) as reader:
-        rows = await reader.fetch("SELECT name, sum(pgsize) FROM dbstat GROUP BY name ORDER BY 2 DESC")
-        return {row[0]: row[1] / (FIRST + COUNTED) for row in rows}
+def _figure(name: str, agent: type[MainAgent], *, at_most: float | None) -> Figure:
+    with tempfile.TemporaryDirectory(prefix="cso-bench-") as folder:
+        with serving(latency=0.0, tasks=FIRST + COUNTED, steps=STEPS) as url:
+            first, last = anyio.run(_write_trajectories, Path(folder), url, agent)
+        lines = anyio.run(_json_lines_bytes, Path(folder))
+    return Figure(
+        name=f"a trajectory of {STEPS} steps, {name}",
+        value=(last - first) / COUNTED / 1000,
+        unit="kB",
+        against="its calls as JSON lines",
+        limit=lines / 1000,
+        at_most=at_most,
+    )
 
 
 def measure() -> list[Figure]:
     """All figures of this benchmark."""
-    with tempfile.TemporaryDirectory(prefix="cso-bench-") as name:
-        folder = Path(name)
-        with serving(latency=0.0, tasks=FIRST + COUNTED, steps=STEPS) as url:
-            first, last = anyio.run(_write_trajectories, folder, url)
-        lines = anyio.run(_json_lines_bytes, folder)
-    kilobytes = (last - first) / COUNTED / 1000
     return [
-        Figure(
-            name=f"a trajectory of {STEPS} steps on disk",
-            value=kilobytes,
-            unit="kB",
-            against="its calls as JSON lines",
-            limit=lines / 1000,
-            at_most=25.0,
-        )
+        _figure(f"{STEPS} replies", OneReply, at_most=25.0),
+        _figure(f"main agent, {2 * STEPS + 1} replies", MainAgent, at_most=None),
     ]
 
 

@@ -24,6 +24,7 @@ from benchmarks.texts import Texts
 REPLY_CHARACTERS = 1500
 ANSWER = "42"
 _KEPT_ITEMS = 6
+_NO_SUCH_REPLY = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 
 
 def plan_reply(texts: Texts, done: list[str], step: int) -> str:
@@ -105,7 +106,8 @@ class _Connection(asyncio.Protocol):
         if len(body) < int(headers["content-length"]):
             return
         self._received = b""
-        reply = self._replies[headers["x-cso-task"], headers["x-cso-step"], headers["x-cso-module"]]
+        place = headers["x-cso-task"], headers["x-cso-step"], headers["x-cso-module"]
+        reply = self._replies.get(place, _NO_SUCH_REPLY)
         asyncio.get_running_loop().call_later(self._latency, self._answer, reply)
 
     def _answer(self, reply: bytes) -> None:

@@ -16,8 +16,9 @@ import anyio
 
 from benchmarks.server import ANSWER
 from handlers.collect import Collect
-from runtime.agents.base import Answer, Context, StopReason
+from runtime.agents.base import Answer, Context, Decision, StopReason
 from runtime.agents.main.agent import MainAgent
+from runtime.agents.main.conversation import conversation
 from runtime.bus import Bus, Retries
 from runtime.config.settings import Run, Settings
 from runtime.executor import LocalExecutor
@@ -54,6 +55,24 @@ class StepsOnly(MainAgent):
     async def conclude(self, context: Context, reason: StopReason) -> Answer:  # noqa: ARG002 - the protocol's
         """Give the right answer."""
         return Answer(output=ANSWER, log="")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneReply(StepsOnly):
+    """An agent that asks for nothing but the action of each step, and keeps no progress state."""
+
+    async def think(self, context: Context) -> Decision:
+        """Choose the action."""
+        messages = conversation(
+            system=self.prompts["action"],
+            question=context.task.question,
+            files=context.files,
+            steps=context.steps,
+            recent_steps=self.recent_steps,
+            closing=(f"Write the action of step {context.index}.",),
+        )
+        reply = await context.journal.ask(role="policy", module="action", step=context.index, messages=messages)
+        return Decision(action=self.read(reply.content), state="{}", call=reply.call, seconds=reply.latency)
 
 
 class Collecting:
