@@ -125,12 +125,20 @@ def _praise(
 
 
 def _takes(settings: EndpointSettings) -> str:
-    """The capabilities that requests are fitted to, in a few words."""
+    """Whose key goes along, and the capabilities that requests are fitted to, in a few words."""
     able = settings.capabilities
     sampling = {"both": "temperature and top_p", "temperature": "temperature", "none": "no sampling parameters"}
     system = "no system role" if able.system == "none" else f"{able.system} role"
     thinking = "" if able.thinking else ", no thinking"
-    return f"is sent {able.limit_name}, {sampling[able.sampling]}, {system}{thinking}"
+    return f"is sent {_credential(settings)}{able.limit_name}, {sampling[able.sampling]}, {system}{thinking}"
+
+
+def _credential(settings: EndpointSettings) -> str:
+    if settings.provider == "bedrock":
+        return ""
+    if settings.api_key:
+        return f"the key in {settings.api_key_env or 'api_key'}, "
+    return "a token of Entra ID, " if settings.provider == "azure" else "no key, "
 
 
 async def explain(error: ModelError, settings: EndpointSettings, model: str, served: Served) -> EndpointFinding:

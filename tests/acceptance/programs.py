@@ -15,6 +15,7 @@ import anyio
 import anyio.abc
 import orjson
 
+from runtime.config.fallbacks import TARGETS
 from store.database import FILE_NAME
 
 DEADLINE_S = 120
@@ -76,4 +77,5 @@ def paid(data: Path) -> int:
 
 
 def _environ(extra: Mapping[str, str] | None) -> dict[str, str]:
-    return {**{name: value for name, value in os.environ.items() if not name.startswith("CSO_")}, **(extra or {})}
+    own = {name: value for name, value in os.environ.items() if not name.startswith("CSO_")}
+    return {**{name: value for name, value in own.items() if name not in TARGETS.values()}, **(extra or {})}

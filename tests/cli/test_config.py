@@ -12,11 +12,12 @@ import pytest
 
 from runtime.cli.main import main
 from runtime.config import Settings, digest, flatten, identity
+from runtime.config.fallbacks import TARGETS
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in [name for name in os.environ if name.startswith("CSO_")]:
+    for name in [name for name in os.environ if name.startswith("CSO_") or name in TARGETS.values()]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -73,6 +74,20 @@ def test_settings_without_effect_are_pointed_out_on_stderr(capsys: pytest.Captur
     Path("config.toml").write_text("[critical]\npreset = 'paper'\ngood_min = 0.6\n")
     assert _run() == 0
     assert capsys.readouterr().err.startswith("note: config.toml:2: critical.preset gives good_min = 0.65")
+
+
+def test_what_a_variable_of_the_published_scripts_gave_is_shown_with_its_name(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_URL", "http://gpu:8081/v1/chat/completions")
+    monkeypatch.setenv("VLM_URL", "manual")
+    assert _run("--changed") == 0
+    printed = capsys.readouterr()
+    assert 'base_url = "http://gpu:8081/v1"  # environment LLM_URL\n' in printed.out
+    assert 'note: VLM_URL: "manual" is no model' in printed.err
+    assert _run("--json") == 0
+    shown = json.loads(capsys.readouterr().out)["settings"]["models.policy.model"]
+    assert shown == {"value": "ck", "origin": "environment LLM_URL"}
 
 
 def test_a_wrong_configuration_is_a_message_and_exit_code_two(capsys: pytest.CaptureFixture[str]) -> None:

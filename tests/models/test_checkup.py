@@ -181,7 +181,10 @@ async def test_what_a_model_takes_is_part_of_the_finding() -> None:
     able = Capabilities(limit_name="max_completion_tokens", sampling="none", seed=False)
     async with serve(GOOD) as server:
         (found,) = await check(replace(at(server.url), capabilities=able))
-    assert "is sent max_completion_tokens, no sampling parameters, system role, no seed" in found.text
+    assert (
+        "is sent the key in POLICY_KEY, max_completion_tokens, no sampling parameters, system role, no seed"
+        in found.text
+    )
 
 
 @pytest.fixture(scope="module")
