@@ -22,6 +22,7 @@ from runtime.models.endpoint import Endpoint
 from runtime.models.errors import ContentFiltered, EndpointStopped, EndpointUnavailable, ModelError
 from runtime.models.pictures import white_square
 from runtime.models.settings import PLACEHOLDER_KEY, EndpointSettings
+from runtime.models.transport import MissingExtraError
 from store.health import Finding, Level
 from store.messages import Message
 
@@ -71,6 +72,8 @@ async def check_endpoint(settings: EndpointSettings, *, model: str, send_seed: b
     try:
         async with Endpoint(patient) as endpoint:
             return await _examine(endpoint, patient, model, send_seed=send_seed)
+    except MissingExtraError as error:
+        return [_bad(settings, error.need, error.command)]
     except ConfigError as error:
         return [_bad(settings, str(error).removeprefix(f"endpoint {settings.name}: "), "correct that setting")]
 

@@ -26,6 +26,15 @@ Learn = Callable[[Mapping[str, str]], None]
 _EXTRAS = {"azure": "azure", "anthropic": "anthropic", "bedrock": "aiobotocore"}
 
 
+class MissingExtraError(ConfigError):
+    """Raised when a provider's SDK is not installed; `command` is what installs it."""
+
+    def __init__(self, endpoint: str, provider: str) -> None:
+        self.command = f'pip install "cso-runtime[{provider}]"'
+        self.need = f'provider = "{provider}" needs a package that is not installed'
+        super().__init__(f"endpoint {endpoint}: {self.need}: {self.command}")
+
+
 class Transport(Protocol):
     """One provider's protocol, for one endpoint. Guarantees that no fault holds a key."""
 
@@ -48,7 +57,7 @@ class Transport(Protocol):
 def make_transport(settings: EndpointSettings, learn: Learn) -> Transport:
     """The transport that an endpoint's settings ask for, not yet open.
 
-    Raises ConfigError naming the extra whose SDK is not installed.
+    Raises MissingExtraError, naming the extra whose SDK is not installed.
     """
     try:
         module = import_module(f"runtime.models.providers.{settings.provider}")
@@ -56,14 +65,6 @@ def make_transport(settings: EndpointSettings, learn: Learn) -> Transport:
         missing = (error.name or "").partition(".")[0]
         if missing != _EXTRAS.get(settings.provider):
             raise
-        raise missing_extra(settings.name, settings.provider) from None
+        raise MissingExtraError(settings.name, settings.provider) from None
     transport: Transport = module.make_transport(settings, learn)
     return transport
-
-
-def missing_extra(endpoint: str, provider: str) -> ConfigError:
-    """Say how to get what a provider needs."""
-    return ConfigError(
-        f'endpoint {endpoint}: provider = "{provider}" needs a package that is not installed: '
-        f'pip install "cso-runtime[{provider}]"'
-    )

@@ -7,6 +7,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -230,6 +231,17 @@ async def test_http_where_tls_is_spoken_and_the_reverse_name_the_right_scheme(ce
         text, step = await only(at(server.base_url.replace("http://", "https://")))
         assert "does not speak TLS" in text
         assert "http://" in step
+
+
+async def test_a_provider_without_its_package_has_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "anthropic", None)
+    monkeypatch.delitem(sys.modules, "runtime.models.providers.anthropic", raising=False)
+    settings = EndpointSettings(name="policy", provider="anthropic", base_url="")
+    text, step = await only(settings)
+    assert text == 'provider = "anthropic" needs a package that is not installed'
+    assert step == 'pip install "cso-runtime[anthropic]"'
 
 
 async def test_the_vision_model_is_shown_an_image() -> None:

@@ -20,7 +20,7 @@ from runtime.models.faults import Fault, Reaction, excerpt
 from runtime.models.providers.http import make_http_client, make_timeout
 from runtime.models.providers.openai import OpenAITransport
 from runtime.models.settings import PLACEHOLDER_KEY, EndpointSettings
-from runtime.models.transport import Learn, missing_extra
+from runtime.models.transport import Learn, MissingExtraError
 
 if TYPE_CHECKING:
     from runtime.models.providers.entra import EntraTokens
@@ -76,7 +76,7 @@ class AzureTransport(OpenAITransport):
 def make_transport(settings: EndpointSettings, learn: Learn) -> AzureTransport:
     """A transport for one deployment, with the key if there is one and else with tokens.
 
-    Raises ConfigError where there is no key and azure-identity is not installed.
+    Raises MissingExtraError where there is no key and azure-identity is not installed.
     """
     timeout = make_timeout(settings.connect_timeout)
     path = f"/openai/deployments/{quote(settings.deployment, safe='')}" if settings.api_version else "/openai/v1"
@@ -101,5 +101,5 @@ def _entra_tokens(settings: EndpointSettings) -> EntraTokens:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "azure":
             raise
-        raise missing_extra(settings.name, settings.provider) from None
+        raise MissingExtraError(settings.name, settings.provider) from None
     return EntraTokens()
