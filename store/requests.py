@@ -1,10 +1,9 @@
 """The stored form of a request's messages: long texts as blob numbers, short ones in place.
 
 A conversation repeats its history in every call, so a message is kept as the parts from which it was composed and
-each long part is stored once. The form is a JSON array: the highest blob number in it, then the messages, each
-`[role, part, …]` with a role's first letter and parts that are a short text or how far a blob's number is below the
-highest; an image is a list of one number, that of its data URL's blob. It is deflated with a dictionary of what the
-agents' requests have in common.
+each long part is stored once. The form is a JSON array of messages, each `[role, part, …]` with a role's first
+letter and parts that are a short text or a blob's number; an image is a list of one number, that of its data URL's
+blob. It is deflated, since neighbouring numbers are alike.
 """
 
 from __future__ import annotations
@@ -23,17 +22,8 @@ Row = list[str | int | list[int]]
 _INLINE_CHARACTERS = 48
 _LETTERS: Mapping[MessageRole, str] = {"system": "s", "user": "u", "assistant": "a"}
 _ROLES = {letter: role for role, letter in _LETTERS.items()}
-# Never to be changed: what was stored with it could not be read any more. Other texts only cost more.
-_COMMON = (
-    rb'\n\nFiles: \n\n(Steps 0 to 10 are not shown; the progress state keeps what they found.)"],"\n\nResult given: '
-    rb'"\n\nDirect answer to the task: "Progress state at the end:\n","\n\nThe run ended: stopped.\n",'
-    rb'"\n\nWrite the final result."]]Recent steps:\n"Step 3:\n"\n\nCandidate action of step 3:\n"'
-    rb'"\n\nScore this candidate."]]"Progress state at step 3:\n",120,"\n\nWrite the action of step 3."]]'
-    rb'[12345,["s",12301],["u","Task: ",12001,"\n\n","Progress state before step 3:\n",120,'
-    rb'"\n\nWrite the plan of step 3."]]'
-) + b"".join(rb'["a",%d],["u","Observation of step %d:\n",%d],' % (900 - 70 * i, i, 860 - 70 * i) for i in range(10))
-# Without zlib's header and checksum, and with the smallest window that holds dictionary and request.
-_WINDOW = -15
+# Without zlib's header and checksum, which would be a tenth of a usual request.
+_RAW_DEFLATE = -15
 
 
 def encode_request(messages: Iterable[Message], store_text: Callable[[str], int]) -> bytes:
@@ -45,10 +35,7 @@ def encode_request(messages: Iterable[Message], store_text: Callable[[str], int]
         row += [part if len(part) <= _INLINE_CHARACTERS else store_text(part) for part in parts]
         row += [[store_text(url)] for url in message.images]
         rows.append(row)
-    highest = max((number for row in rows for number in _numbers(row)), default=0)
-    below = [_mirrored(row, highest) for row in rows]
-    packer = zlib.compressobj(wbits=_WINDOW, zdict=_COMMON)
-    return packer.compress(orjson.dumps([highest, *below])) + packer.flush()
+    return zlib.compress(orjson.dumps(rows), wbits=_RAW_DEFLATE)
 
 
 def referenced_blobs(request: bytes) -> set[int]:
@@ -70,24 +57,8 @@ def decode_request(request: bytes, texts: Mapping[int, str]) -> tuple[Message, .
     return tuple(messages)
 
 
-def _rows(request: bytes) -> Iterator[Row]:
-    """The messages of a stored form, with the blobs' numbers."""
-    text = zlib.decompressobj(wbits=_WINDOW, zdict=_COMMON).decompress(request)
-    highest, *rows = cast("tuple[int, *tuple[Row, ...]]", orjson.loads(text))
-    for row in rows:
-        yield _mirrored(row, highest)
-
-
-def _mirrored(row: Row, highest: int) -> Row:
-    """A row with the numbers of blobs as distances from the highest, and the other way round."""
-    return [
-        part
-        if isinstance(part, str)
-        else [highest - each for each in part]
-        if isinstance(part, list)
-        else highest - part
-        for part in row
-    ]
+def _rows(request: bytes) -> list[Row]:
+    return cast("list[Row]", orjson.loads(zlib.decompress(request, wbits=_RAW_DEFLATE)))
 
 
 def _numbers(row: Row) -> Iterator[int]:
