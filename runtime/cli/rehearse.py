@@ -91,7 +91,7 @@ def _assumed(based: Assumptions) -> Iterator[str]:
     yield f"{based.failure_share:.0%} of the policy's trajectories fail (set it with --failures)"
     several = "trajectory" if based.trajectories_per_task == 1 else "trajectories"
     yield f"{based.trajectories_per_task} {several} a task, of {based.steps_per_trajectory:.1f} steps"
-    if based.steps_per_trajectory:
+    if 0 < based.steps_per_trajectory < based.most_steps:
         times = based.most_steps / based.steps_per_trajectory
         yield f"  (agent.max_steps allows {based.most_steps}, {times:.1f} times as many)"
     yield f"{based.critical_steps_per_failure:.1f} candidate critical steps a failure, as the simulated PRM scores"
