@@ -134,8 +134,12 @@ class Endpoint(Section):
         "Requests open at once; adaptive finds the limit.",
         allowed=f'"adaptive" or a whole number from 1 to {_MOST_IN_FLIGHT}',
     )
-    requests_per_minute: float = free(0.0, "Requests in a minute, at most; 0 is no limit.", ge=0, le=1e9)
-    tokens_per_minute: float = free(0.0, "Tokens in a minute, replies included; 0 is no limit.", ge=0, le=1e12)
+    requests_per_minute: float = free(
+        0.0, "Requests in a minute, at most; 0 is what the endpoint reports, if it does.", ge=0, le=1e9
+    )
+    tokens_per_minute: float = free(
+        0.0, "Tokens in a minute, replies included; 0 is what the endpoint reports, if it does.", ge=0, le=1e12
+    )
     send_seed: bool = fixed(True, "Send a seed with each request; off for servers that refuse the field.")
     capabilities: dict[str, bool | str] = fixed(
         {},

@@ -31,19 +31,24 @@ def backoff_delay(failures: int, *, base: float, most: float) -> float:
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds that the endpoint asks to be left alone, from 0 to `LONGEST_PAUSE`; None if it does not ask.
 
-    Reads `retry-after-ms` and `retry-after`, the latter as seconds or as an HTTP date. A date is taken relative
-    to the answer's own `date`, so that a wrong clock on either side does not matter.
+    Reads `retry-after-ms` and `retry-after`, the latter as seconds or as an HTTP date.
     """
-    milliseconds = _number(headers.get("retry-after-ms"))
+    milliseconds = number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return _clamp(milliseconds / 1000)
     value = headers.get("retry-after")
     if value is None:
         return None
-    seconds = _number(value)
-    if seconds is not None:
-        return _clamp(seconds)
-    until = _date(value)
+    seconds = number(value)
+    return _clamp(seconds) if seconds is not None else seconds_until(value, headers)
+
+
+def seconds_until(date: str, headers: Mapping[str, str]) -> float | None:
+    """Seconds until a date, an HTTP one or one of RFC 3339, from 0 to `LONGEST_PAUSE`; None if it is none.
+
+    It is taken relative to the answer's own `date`, so that a wrong clock on either side does not matter.
+    """
+    until = _date(date)
     if until is None:
         return None
     now = _date(headers.get("date")) or datetime.now(UTC)
@@ -52,7 +57,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 def time_span(text: str) -> float | None:
     """Seconds in the reset headers' forms: `6m0s`, `20ms`, `1.5s`, plain seconds; None for anything else."""
-    seconds = _number(text)
+    seconds = number(text)
     if seconds is not None:
         return _clamp(seconds)
     parts = _SPAN.findall(text)
@@ -65,7 +70,8 @@ def _clamp(seconds: float) -> float:
     return min(max(seconds, 0.0), LONGEST_PAUSE)
 
 
-def _number(text: str | None) -> float | None:
+def number(text: str | None) -> float | None:
+    """A number in a header; None where there is none."""
     try:
         value = float(text) if text is not None else math.nan
     except ValueError:
@@ -74,10 +80,12 @@ def _number(text: str | None) -> float | None:
 
 
 def _date(text: str | None) -> datetime | None:
-    try:
-        moment = parsedate_to_datetime(text) if text is not None else None
-    except ValueError:
+    if text is None:
         return None
-    if moment is None:
-        return None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    for read in (datetime.fromisoformat, parsedate_to_datetime):
+        try:
+            moment = read(text)
+        except ValueError:
+            continue
+        return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    return None

@@ -525,16 +525,35 @@ async def test_no_error_holds_the_key_or_leads_to_it(behaviour: Behaviour) -> No
     assert len(caught.value.body) <= 500
 
 
-async def test_rate_limit_headers_hold_the_next_call() -> None:
-    headers = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "60s"}
+def reported(what: str, *, limit: float, remaining: float, reset: str) -> dict[str, str]:
+    return {
+        f"x-ratelimit-limit-{what}": f"{limit:g}",
+        f"x-ratelimit-remaining-{what}": f"{remaining:g}",
+        f"x-ratelimit-reset-{what}": reset,
+    }
+
+
+@pytest.mark.parametrize(
+    ("headers", "passing"),
+    [
+        (reported("requests", limit=1000, remaining=0, reset="60s"), 1),
+        (reported("requests", limit=4, remaining=1, reset="45s"), 2),
+        (reported("tokens", limit=10, remaining=1, reset="54s"), 2),
+    ],
+    ids=["nothing left", "requests a minute", "tokens a minute"],
+)
+async def test_what_an_endpoint_reports_of_its_limits_holds_the_next_call(
+    headers: dict[str, str], passing: int
+) -> None:
     async with (
         serve(answer(completion(), headers=headers)) as server,
         endpoint_for(server.url, deadline=5) as endpoint,
         anyio.create_task_group() as group,
     ):
-        await endpoint.complete(REQUEST, headers={})
+        for _ in range(passing):
+            await endpoint.complete(REQUEST, headers={})
         group.start_soon(lambda: endpoint.complete(REQUEST, headers={}))
         await anyio.wait_all_tasks_blocked()
         assert endpoint.snapshot().limiting is Limiting.RATE_LIMIT
         group.cancel_scope.cancel()
-    assert len(server.requests) == 1
+    assert len(server.requests) == passing

@@ -7,7 +7,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from runtime.models.retry import LONGEST_PAUSE, backoff_delay, retry_after, time_span
+from runtime.models.retry import LONGEST_PAUSE, backoff_delay, retry_after, seconds_until, time_span
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,12 @@ from runtime.models.retry import LONGEST_PAUSE, backoff_delay, retry_after, time
 )
 def test_retry_after_is_read_in_each_of_its_forms(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after(headers) == seconds
+
+
+def test_a_date_of_rfc_3339_is_read_as_well() -> None:
+    headers = {"date": "Mon, 02 Nov 2026 10:00:00 GMT"}
+    assert seconds_until("2026-11-02T10:00:30Z", headers) == 30.0
+    assert seconds_until("", headers) is None
 
 
 def test_a_date_without_the_servers_clock_is_taken_by_ours() -> None:

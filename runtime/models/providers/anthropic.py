@@ -20,6 +20,8 @@ from runtime.models.capabilities import fit
 from runtime.models.chat import ChatRequest, Usage, to_json
 from runtime.models.faults import Fault, body_fault, connection_fault, filter_fault
 from runtime.models.providers.http import NETWORK_ERRORS, make_http_client, make_timeout, refusal, without_secrets
+from runtime.models.rates import HEADER_PREFIX
+from runtime.models.retry import seconds_until
 from runtime.models.settings import PLACEHOLDER_KEY, EndpointSettings
 from runtime.models.transport import Learn
 from store.messages import Message, image_parts
@@ -39,8 +41,11 @@ _FINISH_REASONS = {
 class AnthropicTransport:
     """The Messages API through a client of the SDK; `headers` go with each request."""
 
-    def __init__(self, settings: EndpointSettings, client: AsyncAnthropic, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, settings: EndpointSettings, learn: Learn, client: AsyncAnthropic, headers: Mapping[str, str]
+    ) -> None:
         self._settings = settings
+        self._learn = learn
         self._client = client
         self._headers = headers
         self._as_text = partial(without_secrets, secrets=settings.secrets)
@@ -81,6 +86,8 @@ class AnthropicTransport:
         except (AnthropicError, *NETWORK_ERRORS) as error:
             elapsed = anyio.current_time() - started
             return connection_fault(error, elapsed=elapsed, connect_timeout=self._settings.connect_timeout)
+        if report := _request_limit(response.headers):
+            self._learn(report)
         return read_message(response.content, _request_id(response), self._as_text)
 
     async def count_tokens(self, body: bytes) -> int | None:
@@ -107,12 +114,8 @@ class AnthropicTransport:
         )
 
 
-def make_transport(settings: EndpointSettings, learn: Learn) -> AnthropicTransport:  # noqa: ARG001
-    """A transport with a client that finds no other credentials than the settings'.
-
-    The rate limits that the API reports are not learnt from: what they say of a reset is when a limit is whole again,
-    long after it admits the next call. `Retry-After` is obeyed.
-    """
+def make_transport(settings: EndpointSettings, learn: Learn) -> AnthropicTransport:
+    """A transport with a client that finds no other credentials than the settings'."""
     timeout = make_timeout(settings.connect_timeout)
     key = settings.api_key or PLACEHOLDER_KEY
     client = AsyncAnthropic(
@@ -126,7 +129,7 @@ def make_transport(settings: EndpointSettings, learn: Learn) -> AnthropicTranspo
     headers = {"X-Api-Key": key, "Authorization": f"Bearer {key}", **dict(settings.headers)}
     if settings.api_version:
         headers["anthropic-version"] = settings.api_version
-    return AnthropicTransport(settings, client, headers)
+    return AnthropicTransport(settings, learn, client, headers)
 
 
 def _content(message: Message) -> str | list[dict[str, object]]:
@@ -172,6 +175,25 @@ def _read_usage(usage: object) -> Usage:
         completion=count(usage.get("output_tokens")),
         cached=cached,
     )
+
+
+def _request_limit(headers: Mapping[str, str]) -> dict[str, str]:
+    """What the API reports of requests a minute, under the names that OpenAI has for it; nothing where none is left.
+
+    Then its reset is not when the next one is admitted, which `Retry-After` tells. Limits on tokens are not learnt:
+    those that were read from the cache do not count.
+    """
+    limit, remaining, reset = (
+        headers.get(f"anthropic-ratelimit-requests-{name}", "") for name in ("limit", "remaining", "reset")
+    )
+    seconds = seconds_until(reset, headers)
+    if seconds is None or remaining in ("", "0"):
+        return {}
+    return {
+        f"{HEADER_PREFIX}limit-requests": limit,
+        f"{HEADER_PREFIX}remaining-requests": remaining,
+        f"{HEADER_PREFIX}reset-requests": str(seconds),
+    }
 
 
 def _request_id(response: httpx2.Response) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import traceback
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
+import anyio
 import pytest
 from aiohttp import web
 
@@ -18,6 +21,7 @@ from runtime.models.errors import (
     ModelError,
     RequestRefused,
 )
+from runtime.models.limiter import Limiting
 from tests.models.providers.speaking import PICTURE, REQUEST, SEEING, Asked, endpoint, reply, speaking
 from tests.models.server import KEY, Behaviour, answer, reset_before, reset_during, stall
 
@@ -224,3 +228,27 @@ async def test_messages_near_the_limit_are_counted_by_the_api() -> None:
         with pytest.raises(ContextOverflow, match="max_input_tokens is 60"):
             await expert.complete(REQUEST, headers={})
     assert [asked.path for asked in server.asked] == ["/v1/messages/count_tokens"]
+
+
+async def test_the_limit_on_requests_that_the_api_reports_is_kept_to() -> None:
+    now = datetime(2026, 11, 2, 10, tzinfo=UTC)
+    headers = {
+        "date": format_datetime(now, usegmt=True),
+        "anthropic-ratelimit-requests-limit": "4",
+        "anthropic-ratelimit-requests-remaining": "1",
+        "anthropic-ratelimit-requests-reset": (now + timedelta(seconds=45)).isoformat().replace("+00:00", "Z"),
+    }
+
+    def limited(_: Asked) -> web.Response:
+        response = reply(message())
+        response.headers.update(headers)
+        return response
+
+    async with speaking(limited) as server, claude(server.url) as expert, anyio.create_task_group() as group:
+        for _ in range(2):
+            await expert.complete(REQUEST, headers={})
+        group.start_soon(lambda: expert.complete(REQUEST, headers={}))
+        await anyio.wait_all_tasks_blocked()
+        assert expert.snapshot().limiting is Limiting.RATE_LIMIT
+        group.cancel_scope.cancel()
+    assert len(server.asked) == 2
