@@ -2,9 +2,10 @@
 
 Counters are derived from the journal when work starts and kept up from the events of its commits, so they are right
 after a crash too. Calls that are on their way count as calls and with the mean of tokens and cost so far: where they
-may take what is left, a new one waits for them. Once a cap is reached nothing new is begun: a step under way may make
-the few calls that it still needs to end, and everything else is refused with `BudgetSpentError`. So a cap on calls
-is overshot by those steps alone, and one on tokens or cost by them and by how far calls differ from their mean.
+may take what is left, a new one waits for them, and where there is no mean yet, for the first. Once a cap is reached
+nothing new is begun: a step under way may make the few calls that it still needs to end, and everything else is
+refused with `BudgetSpentError`. So a cap on calls is overshot by those steps alone, and one on tokens or cost by them
+and by how far calls differ from their mean.
 """
 
 from __future__ import annotations
@@ -44,6 +45,12 @@ class Caps:
             return "cost", self.micros / MICROS, bought.micros / MICROS
         return None
 
+    def may_be_reached(self, account: _Account) -> bool:
+        """Whether the calls on their way may reach a cap, or nothing is known yet of what calls take."""
+        if account.open and not account.bought.calls and (self.tokens or self.micros):
+            return True
+        return self.reached(account.expected) is not None
+
 
 @dataclass(slots=True)
 class _Account:
@@ -79,28 +86,33 @@ class Budget:
         self._runs: defaultdict[int, _Account] = defaultdict(_Account)
         self._tasks: defaultdict[int, _Account] = defaultdict(_Account)
         self._landed = anyio.Event()
+        self._counted = -1  # up to this event, by `load`
         self._unsettled: list[CallCompleted] | None = None
 
     async def load(self, reader: Reader) -> None:
-        """Count what has been bought so far, where there is a cap; also while calls go on, which then count once."""
-        if not (self._run_caps or self._task_caps):
-            return
+        """Count what has been bought so far, where there is a cap."""
+        if self._run_caps or self._task_caps:
+            await self._load(reader)
+
+    async def adjust(self, reader: Reader, *, run: Caps, task: Caps) -> None:
+        """Have other caps from now on; what has been bought counts under them, too."""
+        if run or task:
+            await self._load(reader)
+        self._run_caps, self._task_caps = run, task
+        self._wake()
+
+    async def _load(self, reader: Reader) -> None:
+        """Count from the journal. Calls may go on meanwhile: each counts once, from there or from its event."""
         self._unsettled = []
         try:
             counted = await count_bought(reader)
             _set(self._runs, counted.runs)
             _set(self._tasks, counted.tasks)
+            self._counted = counted.newest
             for event in self._unsettled:
-                if event.seq > counted.newest:
-                    self._count(event)
+                self._count(event)
         finally:
             self._unsettled = None
-
-    async def adjust(self, reader: Reader, *, run: Caps, task: Caps) -> None:
-        """Have other caps from now on."""
-        self._run_caps, self._task_caps = run, task
-        await self.load(reader)
-        self._wake()
 
     def note(self, event: Event) -> None:
         """Count a call that was committed; this is for the bus to call with every event."""
@@ -130,7 +142,10 @@ class Budget:
 
     @contextlib.asynccontextmanager
     async def purchase(self, *, run: int, task: int, ends_step: bool) -> AsyncIterator[None]:
-        """Make a call in the block, once it is likely to fit; the wait for that ends with the calls under way.
+        """Make a call in the block, once it is likely to fit.
+
+        The wait for that ends with the calls under way: it takes one of them to wait for, and each wakes all who wait
+        when it ends, however it does. With none left there is room, or a cap is reached.
 
         Args:
             ends_step: the call is made whatever has been spent.
@@ -153,14 +168,15 @@ class Budget:
             self._wake()
 
     def _may_not_fit(self, run: int, task: int) -> bool:
-        in_all, in_task = self._runs[run].expected, self._tasks[task].expected
-        return (self._run_caps.reached(in_all) or self._task_caps.reached(in_task)) is not None
+        return self._run_caps.may_be_reached(self._runs[run]) or self._task_caps.may_be_reached(self._tasks[task])
 
     def _wake(self) -> None:
         self._landed.set()
         self._landed = anyio.Event()
 
     def _count(self, event: CallCompleted) -> None:
+        if event.seq <= self._counted:  # the reader had seen it before we were told
+            return
         self._runs[event.run].add(event)
         if event.task is not None:
             self._tasks[event.task].add(event)
