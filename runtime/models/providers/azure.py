@@ -11,15 +11,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from openai import AsyncAzureOpenAI, Omit
-
 from runtime.models.bodies import Answer
 from runtime.models.chat import ChatRequest
 from runtime.models.errors import EndpointStopped, EndpointUnavailable
 from runtime.models.faults import Fault, Reaction, excerpt
-from runtime.models.providers.http import make_http_client, make_timeout
 from runtime.models.providers.openai import OpenAITransport
-from runtime.models.settings import PLACEHOLDER_KEY, EndpointSettings
+from runtime.models.settings import COMPLETIONS_PATH, EndpointSettings
 from runtime.models.transport import Learn, MissingExtraError
 
 if TYPE_CHECKING:
@@ -33,11 +30,11 @@ class AzureTransport(OpenAITransport):
         self,
         settings: EndpointSettings,
         learn: Learn,
-        client: AsyncAzureOpenAI,
-        headers: Mapping[str, str | Omit],
+        url: str,
+        headers: Mapping[str, str],
         tokens: EntraTokens | None,
     ) -> None:
-        super().__init__(settings, learn, client, headers)
+        super().__init__(settings, learn, url, headers)
         self._deployment = settings.deployment
         self._tokens = tokens
 
@@ -78,21 +75,13 @@ def make_transport(settings: EndpointSettings, learn: Learn) -> AzureTransport:
 
     Raises MissingExtraError where there is no key and azure-identity is not installed.
     """
-    timeout = make_timeout(settings.connect_timeout)
     path = f"/openai/deployments/{quote(settings.deployment, safe='')}" if settings.api_version else "/openai/v1"
-    client = AsyncAzureOpenAI(
-        base_url=settings.base_url + path,
-        api_version=settings.api_version or "v1",
-        # What is sent is set on each request; a placeholder here keeps the SDK from looking for keys itself.
-        api_key=settings.api_key or PLACEHOLDER_KEY,
-        max_retries=0,
-        timeout=timeout,
-        http_client=make_http_client(timeout),
-    )
-    client.organization = client.project = None
-    # Omit takes away what the SDK would send: a placeholder beside a token.
-    headers = {**dict(settings.headers), "api-key": settings.api_key or Omit()}
-    return AzureTransport(settings, learn, client, headers, None if settings.api_key else _entra_tokens(settings))
+    version = quote(settings.api_version or "v1", safe="")
+    url = f"{settings.base_url}{path}{COMPLETIONS_PATH}?api-version={version}"
+    headers = dict(settings.headers)
+    if settings.api_key:
+        headers["api-key"] = settings.api_key
+    return AzureTransport(settings, learn, url, headers, None if settings.api_key else _entra_tokens(settings))
 
 
 def _entra_tokens(settings: EndpointSettings) -> EntraTokens:

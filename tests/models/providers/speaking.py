@@ -51,6 +51,16 @@ class Asked:
         return found
 
 
+# What a client says of itself, and what its HTTP library adds.
+_OF_THE_CLIENT = ("x-stainless-", "user-agent", "accept-encoding", "connection", "host", "content-length")
+
+
+def wire(asked: Asked) -> tuple[object, ...]:
+    """A request as far as a server acts on it."""
+    headers = {name: value for name, value in asked.headers.items() if not name.startswith(_OF_THE_CLIENT)}
+    return asked.method, asked.path, asked.query, headers, asked.document
+
+
 Speaker = Callable[[Asked], web.StreamResponse | Awaitable[web.StreamResponse]]
 
 

@@ -1,4 +1,4 @@
-"""Tests of Azure OpenAI through the SDK's Azure client, with keys and with tokens from azure-identity."""
+"""Tests of Azure OpenAI beside the SDK's Azure client, with keys and with tokens from azure-identity."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from openai import AsyncAzureOpenAI
 
 from runtime.errors import ConfigError
 from runtime.models.capabilities import capabilities_of
 from runtime.models.endpoint import Endpoint
 from runtime.models.errors import ContentFiltered, EndpointStopped
 from runtime.models.settings import EndpointSettings
-from tests.models.providers.speaking import PICTURE, REQUEST, SEEING, Asked, Provider, endpoint, reply, speaking
+from tests.models.providers.speaking import PICTURE, REQUEST, SEEING, Asked, Provider, endpoint, reply, speaking, wire
 from tests.models.server import KEY, answer, completion
 
 DEPLOYED = "gpt-in-europe"
@@ -52,6 +53,18 @@ def resource(asked: Asked) -> web.Response:
 
 def azure(url: str, **settings: Any) -> Endpoint:
     return endpoint(url, provider="azure", **{"deployment": DEPLOYED, **settings})
+
+
+async def test_a_request_is_what_the_sdk_s_azure_client_would_send() -> None:
+    version = "2024-10-21"
+    async with speaking(resource) as server:
+        async with azure(server.url, api_version=version) as expert:
+            await expert.complete(REQUEST, headers={})
+        base = f"{server.url}/openai/deployments/{DEPLOYED}"
+        async with AsyncAzureOpenAI(api_key=KEY, api_version=version, base_url=base) as sdk:
+            await sdk.chat.completions.create(**server.asked[0].document)
+    ours, theirs = server.asked
+    assert wire(ours) == wire(theirs)
 
 
 @pytest.mark.parametrize("api_version", ["", "2024-10-21"])

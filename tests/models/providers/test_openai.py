@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from openai import AsyncOpenAI
 
 from runtime.errors import ConfigError
 from runtime.models.capabilities import Capabilities, capabilities_of
@@ -15,7 +16,7 @@ from runtime.models.endpoint import Endpoint
 from runtime.models.errors import ContextOverflow
 from runtime.models.settings import EndpointSettings
 from store.messages import Message, image_url
-from tests.models.providers.speaking import PICTURE, REQUEST, SEEING, Asked, endpoint, reply, speaking
+from tests.models.providers.speaking import PICTURE, REQUEST, SEEING, Asked, endpoint, reply, speaking, wire
 from tests.models.server import KEY, completion
 
 
@@ -38,6 +39,18 @@ def plain(asked: Asked) -> web.Response:
         return reply({"error": {"message": "Not Found"}}, 404)
     usage = {"prompt_tokens": len(asked.body), "completion_tokens": 1, "total_tokens": len(asked.body) + 1}
     return reply({**completion(), "usage": usage})
+
+
+async def test_a_request_is_what_the_sdk_would_send_and_its_reply_is_read_alike() -> None:
+    async with speaking(vllm) as server:
+        async with policy(server.url) as asked:
+            got = await asked.complete(REQUEST, headers={"x-cso-role": "policy"})
+        async with AsyncOpenAI(api_key=KEY, base_url=f"{server.url}/v1") as sdk:
+            fields = server.asked[0].document
+            said = await sdk.chat.completions.create(**fields, extra_headers={"x-cso-role": "policy"})
+    ours, theirs = server.asked
+    assert said.choices[0].message.content == f"<think>{got.reasoning}</think>\n\n{got.content}"
+    assert wire(ours) == wire(theirs)
 
 
 async def test_thoughts_in_tags_become_the_reasoning() -> None:
