@@ -18,7 +18,8 @@ import pytest
 from aiohttp import web
 
 from runtime.models.capabilities import Capabilities, Provider
-from runtime.models.checkup import EndpointFinding, check_endpoint
+from runtime.models.checkup import check_endpoint
+from runtime.models.findings import EndpointFinding
 from runtime.models.settings import EndpointSettings
 from runtime.simulation.server import SimulationServer
 from runtime.simulation.world import World
