@@ -1,7 +1,7 @@
 """Talking to the service manager that started us: the datagrams of sd_notify, without its library.
 
 Says when the daemon is ready, what it is doing, that it is alive and that it stops. Where no manager listens,
-nothing is said. A datagram that cannot be sent is logged once and never holds anything up.
+nothing is said. Sending never holds anything up: what must arrive and finds the manager's queue full is sent again.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 
 import anyio
 import structlog
 
+_AGAIN_S = 0.05
 _QUIET_S = 30.0  # between two words about what we do, where the manager wants no sign of life
 _log = structlog.get_logger("supervisor")
 
@@ -30,6 +32,7 @@ class Supervisor:
         address = environ.get("NOTIFY_SOCKET", "")
         self._address = f"\0{address[1:]}" if address.startswith("@") else address
         self._interval = _watchdog_interval(environ)
+        self._outbox: deque[str] = deque()
         self._complained = False
 
     def ready(self, status: str) -> None:
@@ -50,21 +53,38 @@ class Supervisor:
 
         They come from the event loop itself, so that they end when it is stuck.
         """
+        alive = "WATCHDOG=1\n" if self._interval is not None else ""
         while True:
-            alive = "WATCHDOG=1\n" if self._interval is not None else ""
-            self._send(f"{alive}STATUS={_line(describe())}")
+            self._flush()
+            if self._outbox:
+                await anyio.sleep(_AGAIN_S)
+                continue
+            self._is_taken(f"{alive}STATUS={_line(describe())}")
             await anyio.sleep(_QUIET_S if self._interval is None else self._interval / 2)
 
     def _send(self, message: str) -> None:
+        """Send what must arrive, in order; `keep_alive` sends what could not be sent."""
+        self._outbox.append(message)
+        self._flush()
+
+    def _flush(self) -> None:
+        while self._outbox and self._is_taken(self._outbox[0]):
+            self._outbox.popleft()
+
+    def _is_taken(self, message: str) -> bool:
+        """Try to send; False where it may be tried again."""
         if not self._address:
-            return
+            return True
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as out:
                 out.sendto(message.encode(), self._address)
+        except BlockingIOError:
+            return False
         except OSError as error:
             if not self._complained:
                 self._complained = True
                 _log.warning("the service manager cannot be reached", error=str(error))
+        return True
 
 
 def _watchdog_interval(environ: Mapping[str, str]) -> float | None:

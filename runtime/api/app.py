@@ -96,7 +96,7 @@ async def submit(request: web.Request) -> web.Response:
     taken = await daemon.control.take(body.parcels, run=body.run, priority=body.priority)
     run = body.run or daemon.settings.run.name
     _log.info("tasks submitted", run=run, new=taken.new, known=taken.known)
-    return _json({"run": run, **asdict(taken)})
+    return _json({"run": run, **asdict(taken), "tasks": [one.record.name for one in body.parcels]})
 
 
 async def cancel(request: web.Request) -> web.Response:

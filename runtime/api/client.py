@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import AsyncIterator, Sequence
 from typing import cast
 from urllib.parse import quote
@@ -75,8 +76,12 @@ class RemoteControl:
         self, method: str, path: str, body: bytes | None = None, *, timeout: aiohttp.ClientTimeout = _TIMEOUT
     ) -> dict[str, JsonValue]:
         headers = {} if body is None else {"Content-Type": "application/json"}
+        # As a file, which is sent piece by piece: tasks may bring megabytes.
+        content = None if body is None else io.BytesIO(body)
         try:
-            async with self._session.request(method, path, data=body, headers=headers, timeout=timeout) as response:
+            async with self._session.request(
+                method, path, data=content, headers=headers, timeout=timeout
+            ) as response:
                 content = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise DaemonGoneError(

@@ -11,7 +11,7 @@ from typing import cast
 from aiohttp import web
 
 from runtime.api.app import make_app
-from runtime.api.guard import is_loopback
+from runtime.api.guard import api_token, is_loopback
 from runtime.api.live import Live
 from runtime.config.settings import Api
 from runtime.errors import ConfigError
@@ -19,11 +19,6 @@ from runtime.errors import ConfigError
 _MIB = 1 << 20
 # Requests under way when the daemon ends have this long, in seconds.
 _LAST_REQUESTS_S = 2.0
-
-
-def api_token(settings: Api, environ: Mapping[str, str]) -> str | None:
-    """The token that requests must carry, if any is set."""
-    return environ.get(settings.token_env, "").strip() or None if settings.token_env else None
 
 
 @contextlib.asynccontextmanager

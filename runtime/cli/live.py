@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.api.client import connect
-from runtime.api.listening import api_token
+from runtime.api.guard import api_token
 from runtime.config.settings import Api
 from runtime.errors import CsoError
 from runtime.notice import living_notice

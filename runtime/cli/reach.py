@@ -6,17 +6,17 @@ import contextlib
 import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import anyio
 
 from runtime.api.client import connect
-from runtime.api.listening import api_token
+from runtime.api.guard import api_token
 from runtime.cli.output import say
 from runtime.cli.runs import one_run
 from runtime.config.settings import Settings
 from runtime.control import Control, LocalControl
-from runtime.handler import handler_classes, subscriptions
-from runtime.notice import read_notice
+from runtime.notice import living_notice
 from store.database import FILE_NAME, Database, Reader
 from store.errors import DataLockedError, NoDatabaseError
 
@@ -54,21 +54,26 @@ async def reach(settings: Settings, *, may_begin: bool = False) -> AsyncIterator
 async def _reach(stack: contextlib.AsyncExitStack, settings: Settings) -> Reached:
     folder, until = settings.run.data, anyio.current_time() + _WAIT_S
     while True:
+        notice = living_notice(folder)
+        if notice is not None:
+            token, name = api_token(settings.api, os.environ), settings.api.token_env
+            remote = await stack.enter_async_context(connect(notice.url, token=token, token_env=name))
+            return Reached(remote, is_daemon=True)
         try:
-            database = Database(folder, subscriptions=subscriptions(handler_classes().values()))
-            await stack.enter_async_context(database)
-        except DataLockedError as error:
-            notice = read_notice(folder)
-            # The lock is the proof that the notice is not a dead daemon's.
-            if notice is not None and notice.pid == error.pid:
-                token, name = api_token(settings.api, os.environ), settings.api.token_env
-                remote = await stack.enter_async_context(connect(notice.url, token=token, token_env=name))
-                return Reached(remote, is_daemon=True)
+            database = await stack.enter_async_context(_opened(folder))
+        except DataLockedError:
             if anyio.current_time() >= until:
                 raise
         else:
             return Reached(LocalControl(database, settings), is_daemon=False)
         await anyio.sleep(_LOOK_S)
+
+
+def _opened(folder: Path) -> Database:
+    # Imported here because it brings all stages and agents with it, of which a daemon's client needs none.
+    from runtime.handler import handler_classes, subscriptions
+
+    return Database(folder, subscriptions=subscriptions(handler_classes().values()))
 
 
 @contextlib.asynccontextmanager

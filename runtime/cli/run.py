@@ -1,7 +1,6 @@
 """`cso run`: work task files off against the configured endpoints, from wherever the run stands."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,13 +11,12 @@ from runtime.cli.ending import exit_code
 from runtime.cli.identity import AcceptOption, NewRunOption, settle_identity
 from runtime.cli.options import tell_notices
 from runtime.cli.output import say, write_data, write_json
+from runtime.cli.reading import read_all
 from runtime.cli.rehearse import rehearse as rehearse_tasks
 from runtime.cli.report import summary_json, summary_text
 from runtime.cli.working import work_off
 from runtime.config.loading import load_settings
 from runtime.eventlog import EVENTS_FILE
-from store.errors import TaskFileError
-from store.formats.task_files import Problem, TaskRecord, read_tasks
 
 
 def run(
@@ -60,27 +58,3 @@ def run(
     if problems:
         say(f"{len(problems)} bad lines were left out: {', '.join(sorted({str(one.file) for one in problems}))}")
     raise typer.Exit(exit_code(worked))
-
-
-def read_all(files: Sequence[Path], *, strict: bool) -> tuple[list[TaskRecord], list[Problem]]:
-    """The tasks of several files; each bad line is told at once.
-
-    Raises:
-        TaskFileError: a file cannot be taken, or two files have a task of the same name.
-    """
-    records: dict[str, TaskRecord] = {}
-    origins: dict[str, Path] = {}
-    problems: list[Problem] = []
-    for file in files:
-        found = read_tasks(file, strict=strict)
-        for problem in found.problems:
-            say(str(problem))
-        problems += found.problems
-        for record in found.tasks:
-            if record.answer is None:
-                continue  # told above: without an answer nobody can judge it
-            if record.name in records:
-                raise TaskFileError(file, [f"task {record.name!r} is also in {origins[record.name]}: rename one"])
-            records[record.name] = record
-            origins[record.name] = file
-    return list(records.values()), problems

@@ -9,8 +9,8 @@ import typer
 from runtime.cli.options import ConfigOption, DataOption, JsonOption, settings_for
 from runtime.cli.output import say, write_data, write_json
 from runtime.cli.reach import reach
+from runtime.cli.reading import read_all
 from runtime.cli.report import counted
-from runtime.cli.run import read_all
 from runtime.config.settings import Settings
 from runtime.control import Submitted
 from store.formats.task_files import TaskRecord

@@ -1,0 +1,276 @@
+"""`cso submit`, `cancel`, `retry`, `pause` and `resume`, with a daemon at work and without one: the same words."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import pytest
+
+from runtime.config.loading import load_settings
+from runtime.config.settings import Api, Settings
+from store.database import Reader
+from store.runs import find_run
+from tests.acceptance.programs import Ran
+from tests.acceptance.scripted import Ask, Script, ScriptedModels, scripted_models
+from tests.cli.typed import AtWork, at_work, typed, write_configuration, write_tasks
+
+DEADLINE_S = 60
+SCRIPT = Script(actions=("stop('42', '')",))
+
+
+@dataclass(slots=True)
+class Desk:
+    """Someone at a terminal: a configuration, models that answer once they may, and perhaps a daemon."""
+
+    folder: Path
+    models: ScriptedModels
+    config: Path
+    may_answer: anyio.Event
+    refuses: set[str]
+    working: AtWork | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in effect."""
+        return load_settings(self.config, {}, {}).settings
+
+    async def cso(self, name: str, *words: str | Path) -> Ran:
+        """Type a command."""
+        with anyio.fail_after(DEADLINE_S):
+            return await typed(name, *words, "--config", self.config)
+
+    def tasks(self, *names: str, answer: str = "42") -> Path:
+        """Write a task file."""
+        return write_tasks(self.folder / "tasks.jsonl", names, answer=answer)
+
+    async def asked(self, number: int) -> None:
+        """Wait until the models have been asked so often."""
+        with anyio.fail_after(DEADLINE_S):
+            while len(self.models.asks) < number:  # noqa: ASYNC110 - a list has no event
+                await anyio.sleep(0.01)
+
+    async def until_finished(self, *names: str) -> None:
+        """Wait until tasks have nothing left to do."""
+        query = (
+            "SELECT count(DISTINCT e.task) AS n FROM events e JOIN tasks t ON t.id = e.task WHERE e.kind ="
+            " 'task-finished' AND t.name IN (SELECT value FROM json_each(?))"
+        )
+        listed = "[" + ",".join(f'"{name}"' for name in names) + "]"
+        with anyio.fail_after(DEADLINE_S):
+            async with Reader(self.folder / "data") as reader:
+                while True:
+                    (row,) = await reader.fetch(query, (listed,))
+                    if row["n"] == len(names):
+                        return
+                    await anyio.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def desk(folder: Path, *, with_daemon: bool) -> AsyncIterator[Desk]:
+    may_answer, refuses = anyio.Event(), set[str]()
+
+    async def answer(ask: Ask) -> str | int:
+        await may_answer.wait()
+        return 500 if ask.task in refuses else await SCRIPT.answer(ask)
+
+    async with scripted_models(answer) as models:
+        made = Desk(folder, models, write_configuration(folder, models.url), may_answer, refuses)
+        if not with_daemon:
+            yield made
+            return
+        async with at_work(made.settings) as made.working:
+            try:
+                yield made
+            finally:
+                may_answer.set()  # replies under way are waited for
+
+
+@pytest.fixture(params=[True, False], ids=["daemon", "no daemon"])
+async def at(data: Path, request: pytest.FixtureRequest) -> AsyncIterator[Desk]:
+    async with desk(data.parent, with_daemon=request.param) as made:
+        yield made
+
+
+async def test_submitting_again_says_that_nothing_is_new_and_a_changed_task_is_a_conflict(at: Desk) -> None:
+    is_daemon = at.working is not None
+    first = await at.cso("submit", at.tasks("a", "b"))
+    assert (first.status, first.output) == (0, "2 tasks taken into run default\n")
+    assert ("wait for `cso serve`" in first.said) is not is_daemon
+    again = await at.cso("submit", at.tasks("a", "b"))
+    assert (again.status, again.output, again.said) == (
+        0,
+        "nothing to do: run default has all of the tasks already\n",
+        "",
+    )
+    mixed = await at.cso("submit", at.tasks("b", "c"))
+    assert (mixed.status, mixed.output) == (0, "1 task taken into run default, which has 1 other already\n")
+    counted = await at.cso("submit", at.tasks("c", "d"), "--json")
+    assert counted.json == {"run": "default", "new": 1, "known": 1, "daemon": is_daemon}
+    changed = await at.cso("submit", at.tasks("a", answer="43"))
+    assert (changed.status, changed.output) == (2, "")
+    assert changed.said.startswith("error: task 'a' is already in this run with another question, answer or file: ")
+
+
+async def test_a_run_of_another_name_is_begun_and_named_where_there_are_several(at: Desk) -> None:
+    at.may_answer.set()
+    assert (await at.cso("submit", at.tasks("a"))).status == 0
+    other = await at.cso("submit", at.tasks("a"), "--run", "other")
+    assert (other.status, other.output) == (0, "1 task taken into run other\n")
+    which = await at.cso("pause")
+    assert (which.status, which.output) == (2, "")
+    assert "several runs, choose one with --run: default, other" in which.said
+    assert (await at.cso("pause", "--run", "other")).output == "run other is paused\n"
+
+
+async def test_what_there_is_not_is_said(at: Desk) -> None:
+    await at.cso("submit", at.tasks("a"))
+    for words, said in (
+        (("cancel", "nobody"), "error: run 'default' has no task 'nobody'\n"),
+        (("retry", "--task", "nobody"), "error: run 'default' has no task 'nobody'\n"),
+        (("pause", "--run", "nowhere"), "has no run named 'nowhere'; it has: default\n"),
+        (("retry",), "error: say what to try again: --task ID, or --all\n"),
+        (("retry", "--all", "--task", "a"), "error: say what to try again: --task ID, or --all\n"),
+    ):
+        ran = await at.cso(*words)
+        assert (ran.status, ran.output) == (2, "")
+        assert ran.said.endswith(said)
+
+
+async def test_commands_about_runs_make_no_data_directory(tmp_path: Path) -> None:
+    config = write_configuration(tmp_path, "http://127.0.0.1:9/v1")
+    for words in (("pause",), ("resume",), ("retry", "--all"), ("cancel", "a"), ("status",)):
+        ran = await typed(*words, "--config", config)
+        assert ran.status == 1
+        assert "holds no run" in ran.said
+    assert not (tmp_path / "data").exists()
+
+
+async def test_a_paused_run_is_left_alone_over_restarts_until_it_is_resumed(data: Path) -> None:
+    async with desk(data.parent, with_daemon=True) as at:
+        await at.cso("submit", at.tasks("a", "b"))
+        await at.asked(2)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(at.cso, "pause")
+            await until_paused(data)
+            at.may_answer.set()  # the replies that are being paid for
+        asked = len(at.models.asks)
+        assert at.working is not None
+        assert at.working.daemon.bus.runs == frozenset()
+    async with desk(data.parent, with_daemon=True) as at:
+        at.may_answer.set()
+        status = await at.cso("status", "--json")
+        assert status.json["runs"][0]["paused"] is True
+        assert status.json["daemon"]["serving"] == []
+        assert status.json["daemon"]["paused"] == ["default"]
+        assert (await at.cso("submit", at.tasks("c"))).status == 0
+        resumed = await at.cso("resume")
+        assert (resumed.status, resumed.output, resumed.said) == (0, "run default goes on\n", "")
+        await at.until_finished("a", "b", "c")
+    assert asked == 2
+
+
+async def until_paused(data: Path) -> None:
+    with anyio.fail_after(DEADLINE_S):
+        async with Reader(data) as reader:
+            while (found := await find_run(reader, "default")) is None or not found.paused:  # noqa: ASYNC110
+                await anyio.sleep(0.01)
+
+
+async def test_without_a_daemon_a_run_is_paused_and_resumed_for_the_next_one(data: Path) -> None:
+    async with desk(data.parent, with_daemon=False) as at:
+        await at.cso("submit", at.tasks("a"))
+        assert (await at.cso("pause")).output == "run default is paused\n"
+        again = await at.cso("resume")
+        assert again.output == "run default is not paused any more\n"
+        assert "`cso serve` goes on with it" in again.said
+
+
+async def test_a_cancelled_task_is_given_up_and_the_others_go_on(data: Path) -> None:
+    async with desk(data.parent, with_daemon=True) as at:
+        await at.cso("submit", at.tasks("a", "b"))
+        await at.asked(2)
+        async with anyio.create_task_group() as tasks:
+            found: list[Ran] = []
+            tasks.start_soon(lambda: keep(found, at.cso("cancel", "a")))
+            await until_withdrawn(at)
+            at.may_answer.set()
+        assert (found[0].status, found[0].output) == (0, "task a of run default is given up: 1 delivery dropped\n")
+        await at.until_finished("b")
+        again = await at.cso("cancel", "a", "--json")
+        assert again.json == {"run": "default", "task": "a", "deliveries": 0}
+        (run,) = (await at.cso("status", "--json")).json["runs"]
+        assert (run["tasks"], run["tasks_finished"], run["tasks_cancelled"], run["owed"]) == (2, 1, 1, 0)
+        assert "1 of 2 finished, 1 given up" in (await at.cso("status")).output
+    assert {ask.task for ask in at.models.asks[2:]} == {"b"}
+
+
+async def keep(found: list[Ran], ran: object) -> None:
+    found.append(await ran)  # type: ignore[misc]
+
+
+async def until_withdrawn(at: Desk) -> None:
+    assert at.working is not None
+    with anyio.fail_after(DEADLINE_S):
+        while not any(work.scope.cancel_called for work in at.working.daemon.bus.at_work):  # noqa: ASYNC110
+            await anyio.sleep(0.01)
+
+
+async def test_what_was_set_aside_is_grouped_by_cause_and_put_back_by_task_or_all_of_it(data: Path) -> None:
+    async with desk(data.parent, with_daemon=True) as at:
+        at.may_answer.set()
+        at.refuses |= {"a", "b", "c"}
+        await at.cso("submit", at.tasks("a", "b", "c", "d"))
+        await at.until_finished("d")
+        await until_set_aside(at, 3)
+        (run,) = (await at.cso("status", "--json")).json["runs"]
+        (letter,) = run["set_aside"]
+        assert (letter["handler"], letter["deliveries"]) == ("collect", 3)
+        assert "status 500" in letter["cause"]
+        assert f"3 × collect: {letter['cause']}" in (await at.cso("status")).output
+
+        at.refuses -= {"a"}
+        one = await at.cso("retry", "--task", "a")
+        assert (one.status, one.output, one.said) == (0, "1 delivery back in the queue\n", "")
+        await at.until_finished("a", "d")
+        at.refuses.clear()
+        rest = await at.cso("retry", "--all", "--json")
+        assert rest.json == {"run": None, "task": None, "deliveries": 2, "daemon": True}
+        await at.until_finished("a", "b", "c", "d")
+        assert (await at.cso("retry", "--all")).output == "nothing was set aside\n"
+
+
+async def until_set_aside(at: Desk, number: int) -> None:
+    with anyio.fail_after(DEADLINE_S):
+        async with Reader(at.folder / "data") as reader:
+            while True:
+                (row,) = await reader.fetch("SELECT count(*) AS n FROM deliveries WHERE dead = 1")
+                if row["n"] == number:
+                    return
+                await anyio.sleep(0.02)
+
+
+async def test_a_daemon_that_wants_a_token_is_given_it_from_the_environment(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with scripted_models(SCRIPT.answer) as models:
+        config = write_configuration(data.parent, models.url)
+        tasks = write_tasks(data.parent / "tasks.jsonl", ["a"])
+        settings = load_settings(config, {}, {}).settings
+        async with at_work(settings, environ={"CSO_API_TOKEN": "right"}, api=Api(port=0)):
+            for token in ("", "wrong"):
+                monkeypatch.setitem(os.environ, "CSO_API_TOKEN", token)
+                ran = await typed("submit", tasks, "--config", config)
+                assert (ran.status, ran.output) == (2, "")
+                assert "the daemon wants another token" in ran.said
+                assert "CSO_API_TOKEN" in ran.said
+                status = await typed("status", "--config", config, "--json")
+                assert status.status == 0
+                assert "wants another token" in status.json["daemon"]["error"]
+                assert "wants another token" in (await typed("status", "--config", config)).output
+            monkeypatch.setitem(os.environ, "CSO_API_TOKEN", "right")
+            assert (await typed("submit", tasks, "--config", config)).status == 0
