@@ -16,6 +16,7 @@ from store.database import Reader
 from store.events import CallCompleted
 from store.messages import Message
 from store.requests import decode_request, encode_request, referenced_blobs
+from store.spending import add_spending
 from store.transaction import Transaction
 
 WHOLE_TRAJECTORY = -1  # the step of calls that belong to none: the end, the direct answer, the judge
@@ -103,6 +104,16 @@ def record_call(
             record.endpoint,
             record.cost,
         ),
+    )
+    add_spending(
+        transaction,
+        run=run,
+        trajectory=place.trajectory,
+        role=place.role,
+        prompt_tokens=record.prompt_tokens,
+        completion_tokens=record.completion_tokens,
+        cached_tokens=record.cached_tokens,
+        cost=record.cost,
     )
     transaction.publish(
         CallCompleted(

@@ -11,6 +11,7 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Self, TypeVar
@@ -32,6 +33,27 @@ _READERS = 3
 _BUSY_TIMEOUT_S = 30.0
 # A read that fails as often although the directory is sound has met a bad spot of the disk.
 _READ_TRIES = 30
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The state of the database at one moment."""
+
+    connection: aiosqlite.Connection
+
+    async def fetch(self, sql: str, values: SqlValues = ()) -> list[sqlite3.Row]:
+        """All rows of one query."""
+        return list(await self.connection.execute_fetchall(sql, values))
+
+    async def fetch_one(self, sql: str, values: SqlValues = ()) -> sqlite3.Row | None:
+        """The first row of one query, if it has any."""
+        rows = await self.fetch(sql, values)
+        return rows[0] if rows else None
+
+    async def newest(self) -> int:
+        """The seq of the last event that is in it; 0 if there is none."""
+        ((newest,),) = await self.fetch("SELECT ifnull(max(seq), 0) FROM events")
+        return int(newest)
 
 
 class Reader:
@@ -74,7 +96,7 @@ class Reader:
 
     @contextlib.asynccontextmanager
     async def snapshot(self) -> AsyncIterator[aiosqlite.Connection]:
-        """A connection for reading. Begin a transaction on it to see one state across several queries."""
+        """A connection for reading, on which each query sees what is committed when it begins."""
         async with self._slots:
             try:
                 connection = self._idle.pop() if self._idle else await self._connect()
@@ -90,6 +112,13 @@ class Reader:
                 if wrong is None:
                     raise
                 raise wrong from error
+
+    @contextlib.asynccontextmanager
+    async def view(self) -> AsyncIterator[View]:
+        """One state of the database for several queries; soon to be left, for it holds back the WAL's end."""
+        async with self.snapshot() as connection:
+            await connection.execute("BEGIN")
+            yield View(connection)
 
     async def _connect(self) -> aiosqlite.Connection:
         connection = await aiosqlite.connect(

@@ -191,9 +191,10 @@ def check_references(patient: Patient) -> Iterator[Finding]:
             if number:
                 found.append(f"{number} {words}")
         if not patient.quick:
-            missing = _missing_blobs(connection)
-            if missing:
+            if missing := _missing_blobs(connection):
                 found.append(f"{missing} texts or files that records need are missing")
+            if connection.execute(_WRONG_SUMS).fetchone()[0]:
+                found.append("what runs have bought does not add up to the journal")
     if found:
         yield Finding(check="references", level="fail", text="; ".join(found), next_step=_RESTORE)
     else:
@@ -215,6 +216,14 @@ _ORPHANS = (
         "pairs without their candidates or their request",
     ),
 )
+
+
+_WRONG_SUMS = """
+    SELECT (SELECT ifnull(sum(calls), 0) FROM spending) <> (SELECT count(*) FROM calls)
+        OR (SELECT ifnull(sum(prompt_tokens + completion_tokens), 0) FROM spending)
+           <> (SELECT ifnull(sum(prompt_tokens + completion_tokens), 0) FROM calls)
+        OR (SELECT ifnull(sum(cost), 0) FROM spending) <> (SELECT ifnull(sum(cost), 0) FROM calls)
+"""
 
 
 def check_garbage(patient: Patient) -> Iterator[Finding]:

@@ -39,7 +39,11 @@ def encode_request(messages: Iterable[Message], store_text: Callable[[str], int]
 
 
 def referenced_blobs(request: bytes) -> set[int]:
-    """The numbers of the blobs that a stored request needs."""
+    """The numbers of the blobs that a stored request needs.
+
+    Raises:
+        ValueError: the row is damaged.
+    """
     return {number for row in _rows(request) for number in _numbers(row)}
 
 
@@ -48,6 +52,7 @@ def decode_request(request: bytes, texts: Mapping[int, str]) -> tuple[Message, .
 
     Raises:
         KeyError: a text is missing.
+        ValueError: the row is damaged.
     """
     messages = []
     for letter, *parts in _rows(request):
@@ -58,7 +63,10 @@ def decode_request(request: bytes, texts: Mapping[int, str]) -> tuple[Message, .
 
 
 def _rows(request: bytes) -> list[Row]:
-    return cast("list[Row]", orjson.loads(zlib.decompress(request, wbits=_RAW_DEFLATE)))
+    try:
+        return cast("list[Row]", orjson.loads(zlib.decompress(request, wbits=_RAW_DEFLATE)))
+    except zlib.error as error:
+        raise ValueError(f"a request cannot be read: {error}") from error
 
 
 def _numbers(row: Row) -> Iterator[int]:

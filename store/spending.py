@@ -1,13 +1,15 @@
-"""What a run has bought: calls, tokens and cost by role and by stage of the method, counted from the journal."""
+"""What a run has bought: calls, tokens and cost by role and by stage of the method, counted with every reply."""
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from store.database import Reader
+from store.database import Reader, View
 from store.jsontypes import JsonValue
+from store.transaction import Transaction
 
 Stage = Literal["collect", "resample", "verify"]
 STAGES: tuple[Stage, ...] = ("collect", "resample", "verify")
@@ -47,25 +49,54 @@ class Bought:
     micros: int = 0
 
 
-async def count_spending(reader: Reader, run: int) -> list[Spent]:
-    """What a run has bought so far, by role and stage: those that have calls, roles in alphabetical order.
+def add_spending(
+    transaction: Transaction,
+    *,
+    run: int,
+    trajectory: int,
+    role: str,
+    prompt_tokens: int,
+    completion_tokens: int,
+    cached_tokens: int,
+    cost: int | None,
+) -> None:
+    """Count a call that is journalled with this write, about a trajectory of the run; `cost` is in millionths.
 
     Calls about a branch are of verify; those of expert and PRM about another trajectory are of resample.
     """
-    rows = await reader.fetch(
+    transaction.execute(
         """
-        SELECT c.role,
-               CASE WHEN t.parent IS NOT NULL THEN 'verify' WHEN c.role IN ('expert', 'prm') THEN 'resample'
-                    ELSE 'collect' END AS stage,
-               count(*) AS calls, sum(c.prompt_tokens) AS prompt_tokens,
-               sum(c.completion_tokens) AS completion_tokens, sum(c.cached_tokens) AS cached_tokens,
-               sum(c.cost) AS micros, sum(c.cost IS NULL) AS unpriced,
-               sum(c.cost IS NULL AND c.prompt_tokens = 0) AS unmetered
-        FROM calls c JOIN trajectories t ON t.id = c.trajectory JOIN tasks k ON k.id = t.task
-        WHERE k.run = ? GROUP BY 1, 2 ORDER BY 1, 2
+        INSERT INTO spending VALUES (
+            :run, :role,
+            CASE WHEN (SELECT parent FROM trajectories WHERE id = :trajectory) IS NOT NULL THEN 'verify'
+                 WHEN :role IN ('expert', 'prm') THEN 'resample' ELSE 'collect' END,
+            1, :prompt_tokens, :completion_tokens, :cached_tokens, ifnull(:cost, 0), :cost IS NULL,
+            :cost IS NULL AND :prompt_tokens = 0
+        )
+        ON CONFLICT DO UPDATE SET
+            calls = calls + 1,
+            prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+            completion_tokens = completion_tokens + excluded.completion_tokens,
+            cached_tokens = cached_tokens + excluded.cached_tokens,
+            cost = cost + excluded.cost,
+            unpriced = unpriced + excluded.unpriced,
+            unmetered = unmetered + excluded.unmetered
         """,
-        (run,),
+        {
+            "run": run,
+            "trajectory": trajectory,
+            "role": role,
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "cached_tokens": cached_tokens,
+            "cost": cost,
+        },
     )
+
+
+async def load_spending(view: View, run: int) -> list[Spent]:
+    """What a run has bought so far, by role and stage: those that have calls, roles in alphabetical order."""
+    rows = await view.fetch("SELECT * FROM spending WHERE run = ? ORDER BY role, stage", (run,))
     return [
         Spent(
             role=row["role"],
@@ -74,7 +105,7 @@ async def count_spending(reader: Reader, run: int) -> list[Spent]:
             prompt_tokens=row["prompt_tokens"],
             completion_tokens=row["completion_tokens"],
             cached_tokens=row["cached_tokens"],
-            cost=None if row["micros"] is None else row["micros"] / MICROS,
+            cost=None if row["unpriced"] == row["calls"] else row["cost"] / MICROS,
             unpriced=row["unpriced"],
             unmetered=row["unmetered"],
         )
@@ -92,26 +123,23 @@ class Counted:
 
 
 async def count_bought(reader: Reader) -> Counted:
-    """Count the whole journal, as of one moment."""
-    async with reader.snapshot() as connection:
-        await connection.execute("BEGIN")
-        ((newest,),) = await connection.execute_fetchall("SELECT ifnull(max(seq), 0) FROM events")
-        rows = await connection.execute_fetchall(
-            "SELECT k.run, k.id, count(*) AS calls, sum(c.prompt_tokens + c.completion_tokens) AS tokens,"
-            " ifnull(sum(c.cost), 0) AS micros, EXISTS (SELECT 1 FROM deliveries d WHERE d.task = k.id) AS is_open"
-            " FROM calls c JOIN trajectories t ON t.id = c.trajectory JOIN tasks k ON k.id = t.task GROUP BY k.id"
+    """What has been bought, as of one moment."""
+    async with reader.view() as view:
+        newest = await view.newest()
+        runs = await view.fetch(
+            "SELECT run AS id, sum(calls) AS calls, sum(prompt_tokens + completion_tokens) AS tokens,"
+            " sum(cost) AS micros FROM spending GROUP BY run"
         )
-    runs: dict[int, Bought] = {}
-    tasks: dict[int, Bought] = {}
-    for row in rows:
-        bought = Bought(row["calls"], row["tokens"], row["micros"])
-        before = runs.get(row["run"], Bought())
-        runs[row["run"]] = Bought(
-            before.calls + bought.calls, before.tokens + bought.tokens, before.micros + bought.micros
+        tasks = await view.fetch(
+            "SELECT t.task AS id, count(*) AS calls, sum(c.prompt_tokens + c.completion_tokens) AS tokens,"
+            " ifnull(sum(c.cost), 0) AS micros FROM trajectories t JOIN calls c ON c.trajectory = t.id"
+            " WHERE t.task IN (SELECT task FROM deliveries) GROUP BY t.task"
         )
-        if row["is_open"]:
-            tasks[row["id"]] = bought
-    return Counted(runs=runs, tasks=tasks, newest=newest)
+    return Counted(runs=_bought(runs), tasks=_bought(tasks), newest=newest)
+
+
+def _bought(rows: Iterable[sqlite3.Row]) -> dict[int, Bought]:
+    return {row["id"]: Bought(row["calls"], row["tokens"], row["micros"]) for row in rows}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

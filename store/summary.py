@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from store.causes import cause_of
-from store.database import Reader
+from store.database import Reader, View
 from store.events import BudgetSpent, Resumed, decode_event
 from store.jsontypes import JsonValue
 from store.runs import Run
-from store.spending import Spent, count_spending, price_of_pair
+from store.spending import Spent, by_role, load_spending, price_of_pair
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,7 @@ class Summary:
 
     `supervised_share` is the share of the failed trajectories' steps for which there is a pair, in [0, 1]; None
     before the first failure. `resting_tasks` have spent their own budget and wait for a greater one, as the whole
-    run does where `budget_spent` is there.
+    run does where `budget_spent` is there. `newest` is the seq of the last event that is counted.
     """
 
     run: str
@@ -86,6 +86,7 @@ class Summary:
     spending: list[Spent]
     models: Mapping[str, str]
     resumed: Resumption | None
+    newest: int
     set_aside: list[DeadLetter] = field(default_factory=list)
 
     def as_json(self) -> dict[str, JsonValue]:
@@ -94,15 +95,16 @@ class Summary:
 
 
 async def summarise(reader: Reader, run: Run) -> Summary:
-    """Count a run as it stands now."""
-    rollouts = await _count_rollouts(reader, run.id)
-    calls = await reader.fetch(
-        "SELECT c.role, count(*) AS calls, sum(c.prompt_tokens + c.completion_tokens) AS tokens FROM calls c"
-        " JOIN trajectories t ON t.id = c.trajectory JOIN tasks k ON k.id = t.task WHERE k.run = ?"
-        " GROUP BY c.role ORDER BY c.role",
-        (run.id,),
-    )
-    counts = await _count_steps(reader, run)
+    """Count a run as it stands at one moment."""
+    async with reader.view() as view:
+        return await _summarise(view, run)
+
+
+async def _summarise(view: View, run: Run) -> Summary:
+    rollouts = await _count_rollouts(view, run.id)
+    counts = await _count_steps(view, run)
+    spending = await load_spending(view, run.id)
+    roles = by_role(spending)
     failed_steps, supervised = counts["failed_steps"], counts["supervised_steps"]
     return Summary(
         run=run.name,
@@ -119,16 +121,17 @@ async def summarise(reader: Reader, run: Run) -> Summary:
         controls=rollouts["controls"],
         pairs=counts["pairs"],
         supervised_share=supervised / failed_steps if failed_steps else None,
-        calls={row["role"]: row["calls"] for row in calls},
-        tokens={row["role"]: row["tokens"] for row in calls},
+        calls={role: int(one.calls) for role, one in roles.items()},
+        tokens={role: int(one.tokens) for role, one in roles.items()},
         owed=counts["owed"],
         put_off=counts["put_off"],
         resting_tasks=counts["resting"],
-        budget_spent=await _spent_cap(reader, run.id),
-        spending=await count_spending(reader, run.id),
+        budget_spent=await _spent_cap(view, run.id),
+        spending=spending,
         models=_models(run),
-        resumed=await _last_resumption(reader, run.id),
-        set_aside=await _set_aside(reader, run.id),
+        resumed=await _last_resumption(view, run.id),
+        set_aside=await _set_aside(view, run.id),
+        newest=await view.newest(),
     )
 
 
@@ -142,8 +145,8 @@ def _models(run: Run) -> dict[str, str]:
     }
 
 
-async def _count_rollouts(reader: Reader, run: int) -> dict[str, Outcomes]:
-    rows = await reader.fetch(
+async def _count_rollouts(view: View, run: int) -> dict[str, Outcomes]:
+    rows = await view.fetch(
         """
         SELECT CASE WHEN t.parent IS NULL THEN 'trajectories' WHEN c.ordinal = 0 THEN 'controls'
                     ELSE 'branches' END AS sort,
@@ -159,9 +162,9 @@ async def _count_rollouts(reader: Reader, run: int) -> dict[str, Outcomes]:
     return {sort: Outcomes(**counts) for sort, counts in found.items()}
 
 
-async def _count_steps(reader: Reader, run: Run) -> Mapping[str, int]:
+async def _count_steps(view: View, run: Run) -> Mapping[str, int]:
     bad_max, good_min = (float(str(run.identity[f"critical.{name}"])) for name in ("bad_max", "good_min"))
-    row = await reader.fetch_one(
+    row = await view.fetch_one(
         """
         WITH mine AS (
             SELECT t.id, t.outcome FROM trajectories t JOIN tasks k ON k.id = t.task
@@ -195,8 +198,8 @@ async def _count_steps(reader: Reader, run: Run) -> Mapping[str, int]:
     return dict(row)
 
 
-async def _last_resumption(reader: Reader, run: int) -> Resumption | None:
-    row = await reader.fetch_one(
+async def _last_resumption(view: View, run: int) -> Resumption | None:
+    row = await view.fetch_one(
         "SELECT * FROM events WHERE run = ? AND kind = 'resumed' ORDER BY seq DESC LIMIT 1", (run,)
     )
     if row is None:
@@ -214,8 +217,8 @@ async def _last_resumption(reader: Reader, run: int) -> Resumption | None:
     )
 
 
-async def _spent_cap(reader: Reader, run: int) -> SpentCap | None:
-    row = await reader.fetch_one(
+async def _spent_cap(view: View, run: int) -> SpentCap | None:
+    row = await view.fetch_one(
         "SELECT * FROM events WHERE run = :run AND kind = 'budget-spent' AND task IS NULL AND seq >"
         " (SELECT ifnull(max(seq), 0) FROM events WHERE run = :run AND kind = 'resumed') ORDER BY seq DESC LIMIT 1",
         {"run": run},
@@ -229,8 +232,8 @@ async def _spent_cap(reader: Reader, run: int) -> SpentCap | None:
     return SpentCap(setting=event.setting, cap=event.cap, spent=event.spent)
 
 
-async def _set_aside(reader: Reader, run: int) -> list[DeadLetter]:
-    rows = await reader.fetch(
+async def _set_aside(view: View, run: int) -> list[DeadLetter]:
+    rows = await view.fetch(
         "SELECT handler, error, count(*) AS n FROM deliveries WHERE run = ? AND dead = 1"
         " GROUP BY handler, error ORDER BY n DESC, error",
         (run,),

@@ -87,12 +87,10 @@ async def _show_progress(daemon: Daemon) -> None:
 
     daemon.bus.watch(note)
     before = await summarise(daemon.database, daemon.run)
-    row = await daemon.database.fetch_one("SELECT max(seq) AS seq FROM events")
-    counted = row["seq"] if row is not None else 0
     tally = Tally.begun(before, trajectories=daemon.settings.run.trajectories)
     for event in meanwhile:
         # What was committed while we counted may be missing from the display, but never from the result.
-        if event.seq > counted:
+        if event.seq > before.newest:
             tally.note(event)
     async with show_progress(tally):
         await anyio.sleep_forever()

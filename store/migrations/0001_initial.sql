@@ -70,6 +70,22 @@ CREATE TABLE calls (
     UNIQUE (trajectory, step, role, module, ordinal, digest)
 ) STRICT;
 
+-- What each run has bought, by role and stage of the method: the sums of `calls`, kept up with them in the same
+-- transaction, because a journal of a million calls takes seconds to add up.
+CREATE TABLE spending (
+    run                INTEGER NOT NULL REFERENCES runs (id),
+    role               TEXT NOT NULL,
+    stage              TEXT NOT NULL,
+    calls              INTEGER NOT NULL,
+    prompt_tokens      INTEGER NOT NULL,
+    completion_tokens  INTEGER NOT NULL,
+    cached_tokens      INTEGER NOT NULL,
+    cost               INTEGER NOT NULL,         -- of the calls whose cost is known
+    unpriced           INTEGER NOT NULL,         -- calls whose cost is not
+    unmetered          INTEGER NOT NULL,         -- those of them whose endpoint did not report its tokens
+    PRIMARY KEY (run, role, stage)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE steps (
     trajectory   INTEGER NOT NULL REFERENCES trajectories (id),
     step         INTEGER NOT NULL,
@@ -120,6 +136,11 @@ CREATE TABLE events (
     body  BLOB NOT NULL                          -- JSON array: the fields of the kind, in their order
 ) STRICT;
 
+-- The few events that status looks for among millions; a query finds its index by the very words of its condition.
+CREATE INDEX events_ended ON events (run, kind, task) WHERE kind IN ('task-finished', 'task-cancelled');
+CREATE INDEX events_resumed ON events (run) WHERE kind = 'resumed';
+CREATE INDEX events_budget_spent ON events (run) WHERE kind = 'budget-spent';
+
 -- What is still owed to handlers. A delivery that is done leaves the table.
 CREATE TABLE deliveries (
     handler   TEXT NOT NULL,
@@ -128,6 +149,7 @@ CREATE TABLE deliveries (
     task      INTEGER REFERENCES tasks (id),
     priority  INTEGER NOT NULL DEFAULT 0,
     attempts  INTEGER NOT NULL DEFAULT 0,
+    failing   INTEGER,                           -- time of the first failure; NULL: none yet
     due       INTEGER NOT NULL DEFAULT 0,        -- not before this time
     dead      INTEGER NOT NULL DEFAULT 0,        -- 1: set aside until a person puts it back; 2: at rest, see the budget
     error     TEXT,

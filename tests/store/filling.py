@@ -42,7 +42,15 @@ async def new_run(database: Database, name: str = "r", *, tasks: Sequence[str] =
     return await database.write(write)
 
 
-async def new_call(database: Database, trajectory: int, *, step: int, role: str = "policy", tokens: int = 10) -> int:
+async def new_call(
+    database: Database,
+    trajectory: int,
+    *,
+    step: int,
+    role: str = "policy",
+    tokens: int = 10,
+    cost: int | None = None,
+) -> int:
     """A journalled call with as many prompt tokens, and one token of reply."""
     record = CallRecord(
         place=Place(trajectory=trajectory, step=step, role=role, module="action"),
@@ -56,6 +64,7 @@ async def new_call(database: Database, trajectory: int, *, step: int, role: str 
         latency=0.5,
         attempts=1,
         endpoint=role,
+        cost=cost,
     )
     run = await database.fetch_one(
         "SELECT k.run, k.id FROM trajectories t JOIN tasks k ON k.id = t.task WHERE t.id = ?", (trajectory,)

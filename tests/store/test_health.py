@@ -134,6 +134,14 @@ def test_a_text_that_only_a_request_needs_is_missed(folder: Path) -> None:
     assert finding.text == "1 texts or files that records need are missing"
 
 
+def test_sums_that_do_not_add_up_and_a_request_that_cannot_be_read_are_told(folder: Path) -> None:
+    change(folder, "UPDATE spending SET prompt_tokens = prompt_tokens + 1 WHERE run = 1")
+    assert found(folder)["references"].text == "what runs have bought does not add up to the journal"
+    change(folder, "UPDATE calls SET request = x'ff' WHERE id = 1")
+    assert "a request cannot be read" in found(folder)["references"].text
+    assert found(folder, quick=True)["references"].level == "ok"
+
+
 def test_a_newer_database_and_one_without_a_wal_are_told(folder: Path) -> None:
     change(folder, "PRAGMA user_version = 999")
     assert found(folder)["version"].next_step == "install the release that wrote it"

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
+import sqlite3
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from store.database import Database
+from store.database import Database, View
 from store.deliveries import Delivery, fail_delivery
 from store.events import TaskSubmitted
 from store.pairs import Evidence, add_pair
 from store.runs import Run
+from store.spending import Bought, count_bought
 from store.summary import DeadLetter, Outcomes, summarise
 from store.trajectories import Fork
+from store.transaction import SqlValues
 from tests.store.filling import new_call, new_run, new_trajectory, score_step
 
 
@@ -88,6 +92,73 @@ async def test_calls_and_tokens_are_counted_by_role(database: Database) -> None:
     summary = await summarise(database, run)
     assert summary.calls == {"policy": 2, "prm": 1}
     assert summary.tokens == {"policy": 32, "prm": 6}
+
+
+async def test_what_was_bought_is_the_sum_of_the_journal_by_role_and_stage(database: Database) -> None:
+    run, other = await new_run(database), await new_run(database, "other")
+    failed = await new_trajectory(database, steps=2, outcome="failure")
+    elsewhere = await new_trajectory(database, task=2)
+    _, alternative = await score_step(database, failed, 1, [0.1, 0.9])
+    branch = await new_trajectory(database, fork=Fork(parent=failed, step=1, candidate=alternative))
+    for trajectory, role, cost in (
+        (failed, "prm", 5),
+        (failed, "expert", None),
+        (branch, "policy", 7),
+        (branch, "policy", None),
+        (branch, "judge", None),
+        (elsewhere, "policy", 100),
+    ):
+        await new_call(database, trajectory, step=7 + (cost or 0), role=role, cost=cost)
+    await new_call(database, branch, step=14, role="policy", cost=7)  # again: it is there already
+    found = {(one.role, one.stage): one for one in (await summarise(database, run)).spending}
+    assert {place: (one.calls, one.tokens, one.cost, one.unpriced) for place, one in found.items()} == {
+        ("expert", "resample"): (1, 11, None, 1),
+        ("judge", "verify"): (1, 11, None, 1),
+        ("policy", "collect"): (2, 22, None, 2),
+        ("policy", "verify"): (2, 22, 7e-6, 1),
+        ("prm", "resample"): (1, 11, 5e-6, 0),
+    }
+    assert [one.cost for one in (await summarise(database, other)).spending] == [1e-4]
+    bought = await count_bought(database)
+    assert bought.runs == {run.id: Bought(7, 77, 12), other.id: Bought(1, 11, 100)}
+    assert bought.tasks == bought.runs  # each has one task, of which something is owed
+    await database.write(lambda transaction: transaction.execute("DELETE FROM deliveries"))
+    assert (await count_bought(database)).tasks == {}
+
+
+async def test_counting_a_run_walks_through_neither_events_nor_calls(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, plans = await new_run(database), list[str]()
+    fetch = View.fetch
+
+    async def explain(view: View, sql: str, values: SqlValues = ()) -> list[sqlite3.Row]:
+        plans.extend(row["detail"] for row in await fetch(view, f"EXPLAIN QUERY PLAN {sql}", values))
+        return await fetch(view, sql, values)
+
+    monkeypatch.setattr(View, "fetch", explain)
+    await summarise(database, run)
+    await count_bought(database)
+    assert [plan for plan in plans if "events_" in plan]
+    assert not [plan for plan in plans if re.match(r"SCAN (events|calls|c|e)\b(?! USING .*INDEX events_)", plan)]
+
+
+async def test_a_summary_is_of_one_moment_and_says_of_which(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, fetch = await new_run(database), View.fetch
+
+    async def meanwhile(view: View, sql: str, values: SqlValues = ()) -> list[sqlite3.Row]:
+        rows = await fetch(view, sql, values)
+        await database.write(lambda transaction: transaction.publish(TaskSubmitted(run=run.id, task=1)))
+        return rows
+
+    before = (await summarise(database, run)).newest
+    monkeypatch.setattr(View, "fetch", meanwhile)
+    summary = await summarise(database, run)
+    assert (summary.newest, summary.owed) == (before, 1)
+    monkeypatch.undo()
+    assert (await summarise(database, run)).owed > 1
 
 
 async def test_what_is_owed_put_off_and_set_aside_is_told_apart_and_grouped_by_cause(database: Database) -> None:
