@@ -1,8 +1,8 @@
 """The event bus: hands each committed event to each handler that takes its kind, and watches over the outcome.
 
 A delivery is done when the handler's completing write and the mark "done" are committed in one transaction. One that
-fails is put off with growing, jittered delays up to a ceiling of attempts, then set aside with its error. Handlers
-work side by side and none waits for another's failures. Only deliveries of admitted runs are handed out.
+fails is put off with growing, jittered delays up to a ceiling of attempts and time, then set aside with its error.
+Handlers work side by side and none waits for another's failures. Only deliveries of admitted runs are handed out.
 
 A failure while the disk is full, or the machine in other such trouble, says nothing about the delivery: nothing is
 handed out until that is over, and then the delivery is worked on again, uncounted. Nor does a refused key: the
@@ -38,14 +38,20 @@ _log = structlog.get_logger("bus")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retries:
-    """How failed deliveries are put off: delays in seconds, doubling from `delay` up to `max_delay`."""
+    """How failed deliveries are put off: delays in seconds, doubling from `delay` up to `max_delay`.
+
+    There is a ceiling on attempts, and one of `max_time` seconds from the first failure to the last attempt.
+    """
 
     attempts: int = 5
     delay: float = 1.0
     max_delay: float = 300.0
+    max_time: float = 21_600.0
 
-    def put_off(self, failures: int) -> float | None:
-        """Seconds until the next attempt after so many failures; None when the ceiling is reached.
+    def put_off(self, failures: int, *, since_first: float = 0.0) -> float | None:
+        """Seconds until the next attempt after so many failures; None when a ceiling is reached.
+
+        `since_first`: seconds that have passed since the first of them.
 
         Half of the delay is random, so that what failed together does not come back together.
         """
@@ -53,7 +59,8 @@ class Retries:
             return None
         # The exponent is bounded because a float is.
         delay = min(self.max_delay, self.delay * 2.0 ** min(failures - 1, 60))
-        return delay * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+        delay *= random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+        return None if since_first + delay > self.max_time else delay
 
 
 @dataclass(eq=False, slots=True)
@@ -275,8 +282,10 @@ class Bus:
         if not isinstance(error, InfrastructureError):
             _log.error("handler failed", handler=line.handler.name, seq=delivery.event.seq, exc_info=error)
             said = f"{type(error).__name__}: {error}"
-        delay = None if is_final else self.retries.put_off(delivery.attempts + 1)
-        due = None if delay is None else now_us() + int(delay * 1e6)
+        now = now_us()
+        failing = (now - (delivery.failing or now)) / 1e6
+        delay = None if is_final else self.retries.put_off(delivery.attempts + 1, since_first=failing)
+        due = None if delay is None else now + int(delay * 1e6)
         write = partial(fail_delivery, delivery=delivery, error=self._redact(said)[:_ERROR_CHARACTERS], due=due)
         await database.save(write)
         line.look()

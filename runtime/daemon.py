@@ -221,7 +221,8 @@ def _event_log(settings: Settings, database: Database) -> EventLog:
 
 def retries(settings: Settings) -> Retries:
     """How failed deliveries are put off."""
-    return Retries(attempts=settings.bus.attempts, delay=settings.bus.delay, max_delay=settings.bus.max_delay)
+    bus = settings.bus
+    return Retries(attempts=bus.attempts, delay=bus.delay, max_delay=bus.max_delay, max_time=bus.max_time)
 
 
 def _agent(settings: Settings) -> MainAgent:

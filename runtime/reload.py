@@ -22,6 +22,7 @@ _FREE = {
     "bus.attempts",
     "bus.delay",
     "bus.max_delay",
+    "bus.max_time",
 }
 _FREE_OF_ENDPOINTS = ("max_in_flight", "timeout", "deadline", "attempts")
 _IDENTITY = {key for key, field in leaves(Settings) if is_identity(field)}

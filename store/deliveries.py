@@ -9,7 +9,7 @@ import orjson
 
 from store.database import Reader
 from store.events import BudgetSpent, DeliveryFailed, Event, TaskCancelled, TaskFinished, decode_event
-from store.transaction import Transaction
+from store.transaction import Transaction, now_us
 from store.writer import Write
 
 # In the column `dead`, beside 0 for open and 1 for set aside.
@@ -18,11 +18,12 @@ _AT_REST = 2
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """An event for a handler, and how often handing it over has failed."""
+    """An event for a handler, how often handing it over has failed, and since when (microseconds since 1970, UTC)."""
 
     handler: str
     event: Event
     attempts: int = 0
+    failing: int | None = None
 
 
 async def load_due(
@@ -38,7 +39,7 @@ async def load_due(
         held: events whose deliveries the caller has already.
     """
     rows = await reader.fetch(
-        "SELECT d.attempts, d.priority, e.* FROM deliveries d JOIN events e ON e.seq = d.event"
+        "SELECT d.attempts, d.failing, d.priority, e.* FROM deliveries d JOIN events e ON e.seq = d.event"
         " WHERE d.handler = ? AND d.dead = 0 AND (d.due <= ? OR d.due > ?)"
         " AND d.run IN (SELECT value FROM json_each(?)) ORDER BY d.priority DESC, d.event LIMIT ?",
         (handler, now, horizon, _listed(runs), limit + len(held)),
@@ -50,6 +51,7 @@ async def load_due(
                 row["kind"], run=row["run"], task=row["task"], seq=row["seq"], time=row["time"], body=row["body"]
             ).stamped(seq=row["seq"], time=row["time"], priority=row["priority"]),
             row["attempts"],
+            row["failing"],
         )
         for row in rows
         if row["seq"] not in held
@@ -94,9 +96,9 @@ def complete_delivery(transaction: Transaction, delivery: Delivery, result: Writ
 def fail_delivery(transaction: Transaction, delivery: Delivery, *, error: str, due: int | None) -> None:
     """Record a failed attempt: tried again at `due` (microseconds), or set aside when that is None."""
     transaction.execute(
-        "UPDATE deliveries SET attempts = attempts + 1, due = ifnull(?, due), dead = ?, error = ?"
-        " WHERE handler = ? AND event = ?",
-        (due, due is None, error, delivery.handler, delivery.event.seq),
+        "UPDATE deliveries SET attempts = attempts + 1, failing = ifnull(failing, ?), due = ifnull(?, due), dead = ?,"
+        " error = ? WHERE handler = ? AND event = ?",
+        (now_us(), due, due is None, error, delivery.handler, delivery.event.seq),
     )
     transaction.publish(
         DeliveryFailed(
@@ -144,7 +146,7 @@ def revive_deliveries(transaction: Transaction, *, run: int | None = None, task:
         task: only those of this task.
     """
     cursor = transaction.execute(
-        "UPDATE deliveries SET dead = 0, attempts = 0, due = 0, error = NULL"
+        "UPDATE deliveries SET dead = 0, attempts = 0, failing = NULL, due = 0, error = NULL"
         " WHERE dead = 1 AND ifnull(?, run) = run AND (? IS NULL OR task = ?)",
         (run, task, task),
     )

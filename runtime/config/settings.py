@@ -166,6 +166,9 @@ class Bus(Section):
     attempts: int = free(5, "Deliveries of an event before it is set aside.", ge=1, le=100)
     delay: float = free(1.0, "Seconds before the first repeat; grows with each one.", ge=0, le=3600)
     max_delay: float = free(300.0, "Longest wait between two deliveries, in seconds.", ge=0, le=86400)
+    max_time: float = free(
+        21_600.0, "Seconds from the first failure to the last repeat, all waits included.", ge=0, le=31_536_000
+    )
     queue: int = free(64, "Events waiting in memory for each handler; the rest wait on disk.", ge=1, le=100_000)
 
     @model_validator(mode="after")

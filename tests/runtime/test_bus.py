@@ -229,6 +229,32 @@ def test_delays_double_up_to_the_longest_and_are_jittered(failures: int, most: f
     assert retries.put_off(10) is None
 
 
+def test_nothing_is_put_off_beyond_the_longest_time_since_the_first_failure() -> None:
+    retries = Retries(attempts=100, delay=10.0, max_delay=10.0, max_time=60.0)
+    assert retries.put_off(5, since_first=49.0) is not None
+    assert retries.put_off(5, since_first=56.0) is None
+    assert retries.put_off(5, since_first=-3600.0) is not None, "a clock that was set back ends nothing"
+
+
+async def test_a_delivery_that_fails_for_too_long_is_set_aside_with_attempts_left(tmp_path: Path) -> None:
+    bus = Bus(retries=Retries(attempts=100, delay=0.01, max_delay=0.02, max_time=0.2), capacity=4)
+
+    async def fail(_event: Event) -> Result:
+        raise InfrastructureError("the endpoint is away")
+
+    handler = Scripted(fail)
+    async with opened(tmp_path, bus) as database:
+        run = await begin(database)
+        await database.write(lambda t: submit(t, run, 1))
+        await drain(bus, database, handler)
+        (row,) = await database.fetch("SELECT dead, attempts, failing FROM deliveries")
+        assert row["dead"] == 1
+        assert 1 < row["attempts"] < 100
+        await database.write(revive_deliveries)
+        (row,) = await database.fetch("SELECT dead, attempts, failing FROM deliveries")
+    assert tuple(row) == (0, 0, None)
+
+
 @pytest.mark.parametrize("capacity", [2, 4, 64])
 async def test_a_task_of_higher_priority_passes_those_that_wait_already(tmp_path: Path, capacity: int) -> None:
     bus, order, first, release = quick_bus(capacity=capacity), list[str](), anyio.Event(), anyio.Event()
