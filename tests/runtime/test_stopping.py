@@ -1,0 +1,88 @@
+"""A stop in stages, in a process that real signals reach: what is waited for is told, and every wait has an end."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+DEADLINE_S = 30
+PROGRAM = """
+import sys, anyio
+from runtime.models.journal import Asking
+from runtime.stopping import Stop, staged_stop
+
+def tell(text):
+    print(text, flush=True)
+
+async def last_words():
+    tell("last words")
+
+async def main(grace, seconds_of_work):
+    stop = Stop(grace=grace, tell=tell)
+    stop.on_stop = lambda: tell("on stop")
+    stop.last_words = last_words
+    async with staged_stop(stop):
+        call = Asking(what="policy plan of t/0 step 0", since=anyio.current_time())
+        stop.awaited = lambda: [call]
+        tell("ready")
+        with stop.work:
+            await anyio.sleep_forever()
+        await anyio.sleep(seconds_of_work)
+    tell(f"ended by {stop.signal.name}")
+
+anyio.run(main, float(sys.argv[1]), float(sys.argv[2]))
+"""
+
+
+@contextmanager
+def program(*, grace: float, work: float) -> Iterator[subprocess.Popen[str]]:
+    """A process that works for so many seconds after it was told to stop."""
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(grace), str(work)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert line(process) == "ready"
+            yield process
+        finally:
+            process.kill()
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None  # it was started with a pipe
+    return process.stdout.readline().rstrip("\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_lets_work_end_and_the_process_ends_by_itself(number: signal.Signals) -> None:
+    with program(grace=60, work=0.1) as process:
+        process.send_signal(number)
+        assert {line(process), line(process)} == {
+            "on stop",
+            "stopping: nothing new is begun (a second signal stops at once)",
+        }
+        assert line(process) == f"ended by {number.name}"
+        assert process.wait(DEADLINE_S) == 0
+
+
+def test_the_second_signal_ends_the_process_at_once_with_its_number() -> None:
+    with program(grace=60, work=600) as process:
+        process.send_signal(signal.SIGINT)
+        assert line(process) == "on stop"
+        assert line(process).startswith("stopping")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE_S) == 128 + signal.SIGTERM
+
+
+def test_the_end_of_the_grace_is_an_end_after_last_words_and_names_what_is_lost() -> None:
+    with program(grace=1.2, work=600) as process:
+        process.send_signal(signal.SIGTERM)
+        assert [line(process), line(process).partition(":")[0]] == ["on stop", "stopping"]
+        assert line(process).startswith("waiting for 1 reply being paid for: policy plan of t/0 step 0 (")
+        assert line(process).startswith("given up after 1.2 s, without 1 reply being paid for")
+        assert line(process) == "last words"
+        assert process.wait(DEADLINE_S) == 1
