@@ -6,8 +6,6 @@ Everything is read, from outside and beside whoever is writing; what cannot be r
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -121,7 +119,7 @@ def check_space(patient: Patient) -> Iterator[Finding]:
 def check_lock(patient: Patient) -> Iterator[Finding]:
     """Who works on the directory, and is that process alive?"""
     lock = DataLock(patient.directory)
-    if not _is_held(lock.file):
+    if not lock.is_held():
         yield Finding(check="lock", level="ok", text="nobody is working on the directory")
         return
     pid = lock.owner()
@@ -268,19 +266,6 @@ DATABASE_CHECKS: tuple[Check, ...] = (
     check_garbage,
     check_clock,
 )
-
-
-def _is_held(lock: Path) -> bool:
-    """Whether someone holds the lock; looking takes it for a moment, shared with whoever looks, too."""
-    with contextlib.suppress(FileNotFoundError, PermissionError):
-        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-    return False
 
 
 def _missing_blobs(connection: sqlite3.Connection) -> int:

@@ -73,8 +73,10 @@ class EventLines:
 
     @property
     def _most_place(self) -> int:
-        """Columns that a place may take: half of what time and kind leave."""
-        return _MOST_PLACE if self.width is None else max(_LEAST_PLACE, min(_MOST_PLACE, (self.width - _BEFORE) // 2))
+        """Columns that a place may take: less than half of what time and kind leave, since what happened matters."""
+        if self.width is None:
+            return _MOST_PLACE
+        return max(_LEAST_PLACE, min(_MOST_PLACE, (self.width - _BEFORE) * 2 // 5))
 
     def _painted(self, columns: Sequence[tuple[str, str]]) -> str:
         left = self.width

@@ -84,14 +84,14 @@ def _step_scored(own: Fields) -> tuple[str, Tone]:
     score = own["score"]
     if not isinstance(score, int | float):
         return f"step {own['step']}: could not be scored", Tone.BAD
+    critical, tone = (", candidate critical step", Tone.NOTE) if own["critical"] else ("", Tone.PLAIN)
     asked = f", {own['good']} of {own['alternatives']} alternatives good" if own["alternatives"] else ""
-    found, tone = ("candidate critical step", Tone.NOTE) if own["critical"] else ("step", Tone.PLAIN)
-    return f"{found} {own['step']}: score {score:.2f}{asked}", tone
+    return f"step {own['step']}: score {score:.2f}{critical}{asked}", tone
 
 
 def _branch_completed(own: Fields) -> tuple[str, Tone]:
     taken = "the policy's own action again" if own["control"] else f"alternative {own['candidate']}"
-    return f"{own['outcome']} with {taken} at step {own['step']}", _outcome_tone(own)
+    return f"{own['outcome']}: {taken} at step {own['step']}", _outcome_tone(own)
 
 
 def _pair_verified(own: Fields) -> tuple[str, Tone]:
