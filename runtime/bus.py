@@ -91,7 +91,7 @@ class Bus:
         self._watchers: list[Watcher] = []
         self._runs: set[int] = set()
         self._withdrawn_tasks: set[int] = set()
-        self._told: set[int] = set()
+        self._told: dict[int, BudgetSpent] = {}
         self._held: set[int] = set()
         self._at_work: set[AtWork] = set()
         self._workers: dict[str, int] = {}
@@ -253,8 +253,9 @@ class Bus:
             await database.save(partial(rest_delivery, delivery=delivery, why=told))
             return
         self._runs.discard(event.run)
-        if event.run not in self._told:  # whoever submits more tasks has the run admitted again
-            self._told.add(event.run)
+        known = self._told.get(event.run)  # whoever submits more tasks has the run admitted again
+        if known is None or (known.setting, known.cap) != (told.setting, told.cap):
+            self._told[event.run] = told
             await database.save(lambda transaction: transaction.publish(told))
 
     async def _hold(self, database: Database, line: Line, delivery: Delivery, error: EndpointStopped) -> None:

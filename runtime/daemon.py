@@ -23,7 +23,7 @@ from runtime.machine import raise_descriptor_limit, tell_of_trouble, watch_clock
 from runtime.models.journal import Models
 from runtime.models.pool import Pool
 from runtime.notice import read_notice
-from runtime.purse import caps, open_budget, price_list, take_up
+from runtime.purse import caps, open_budget, price_list, wake
 from runtime.redaction import configured_secrets, redactor
 from runtime.roles import make_roles, replica_settings
 from runtime.rollout import Budget, Equipment
@@ -76,6 +76,14 @@ class Daemon:
         is_ours = run.id == self.run.id or (self.every_run and run.digest == self.run.digest)
         return is_ours and not run.paused
 
+    async def take_up(self) -> None:
+        """Go on with what rested or was left open in the runs that are worked on here, and tell of it."""
+        runs = [run for run in await list_runs(self.database) if self.serves(run)]
+        await wake(self.database, self.services.models.budget, [run.id for run in runs])
+        for run in runs:
+            await tell_of_resumption(self.database, run)
+        self.bus.admit([run.id for run in runs])
+
     async def work(self, *, until_drained: bool, meanwhile: Callable[[], Awaitable[None]] | None = None) -> None:
         """Deliver events until cancelled or, if asked to, until nothing is owed but what was set aside.
 
@@ -83,7 +91,6 @@ class Daemon:
             until_drained: end when nothing is left to do, and `meanwhile` is done.
             meanwhile: done while the work goes on.
         """
-        self.bus.admit([run.id for run in await list_runs(self.database) if self.serves(run)])
         handlers = [make(self.services) for make in self.classes.values()]
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.event_log.run, name="event log")
@@ -186,10 +193,7 @@ async def open_daemon(
             endpoints=endpoints,
             slots=slots,
         )
-        serving = [found for found in await list_runs(database) if daemon.serves(found)]
-        await take_up(database, bus, models.budget, [served.id for served in serving])
-        for served in serving:
-            await tell_of_resumption(database, served)
+        await daemon.take_up()
         yield daemon
 
 

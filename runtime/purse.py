@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import partial
 
-from runtime.bus import Bus
 from runtime.config.settings import Settings
 from runtime.errors import ConfigError
 from runtime.models.budget import Budget, Caps
@@ -60,8 +59,7 @@ async def open_budget(settings: Settings, roles: Collection[str], database: Data
     return budget
 
 
-async def take_up(database: Database, bus: Bus, budget: Budget, runs: Collection[int]) -> None:
-    """Hand out again what rested in some runs and may go on under the caps as they are now."""
+async def wake(database: Database, budget: Budget, runs: Collection[int]) -> None:
+    """Let what rests in some runs be handed out again where it may go on under the caps as they are now."""
     for run in runs:
         await database.write(partial(wake_deliveries, run=run, but=budget.spent_tasks()))
-    bus.look()

@@ -11,6 +11,7 @@ from runtime.config.settings import Settings
 from runtime.config.values import flatten
 from runtime.daemon import Daemon, retries
 from runtime.logs import configure_logs
+from runtime.purse import caps, price_list
 from runtime.roles import replica_settings
 from store.jsontypes import JsonValue
 
@@ -24,6 +25,7 @@ _FREE = {
     "bus.max_delay",
     "bus.max_time",
 }
+_FREE_SECTIONS = ("budget.", "prices")
 _FREE_OF_ENDPOINTS = ("max_in_flight", "timeout", "deadline", "attempts")
 _IDENTITY = {key for key, field in leaves(Settings) if is_identity(field)}
 
@@ -36,13 +38,22 @@ class Reloaded:
     refused: Mapping[str, str]
 
 
-def apply_settings(daemon: Daemon, wanted: Settings, environ: Mapping[str, str]) -> Reloaded:
-    """Have a daemon work by other settings, as far as it can without being started again."""
+async def apply_settings(daemon: Daemon, wanted: Settings, environ: Mapping[str, str]) -> Reloaded:
+    """Have a daemon work by other settings, as far as it can without being started again.
+
+    Raises:
+        ConfigError: what the daemon would work by cannot be; nothing has changed.
+    """
     old, new = flatten(daemon.settings), flatten(wanted)
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     free = [key for key in changed if _may_change(key)]
-    daemon.settings = _taking_over(daemon.settings, wanted, free)
+    settings = _taking_over(daemon.settings, wanted, free)
+    of_run, of_task = caps(settings, daemon.endpoints)
+    daemon.settings = settings
     _put_into_effect(daemon, environ)
+    if any(key.startswith("budget.") for key in free):
+        await daemon.services.models.budget.adjust(daemon.database, run=of_run, task=of_task)
+        await daemon.take_up()
     return Reloaded(
         applied={key: (old.get(key), new.get(key)) for key in free},
         refused={key: _why_not(key) for key in changed if key not in free},
@@ -51,7 +62,11 @@ def apply_settings(daemon: Daemon, wanted: Settings, environ: Mapping[str, str])
 
 def _may_change(key: str) -> bool:
     section, _, name = key.rpartition(".")
-    return key in _FREE or (section.startswith("models.") and name in _FREE_OF_ENDPOINTS)
+    return (
+        key in _FREE
+        or key.startswith(_FREE_SECTIONS)
+        or (section.startswith("models.") and name in _FREE_OF_ENDPOINTS)
+    )
 
 
 def _why_not(key: str) -> str:
@@ -64,6 +79,7 @@ def _put_into_effect(daemon: Daemon, environ: Mapping[str, str]) -> None:
     settings = daemon.settings
     configure_logs(settings.log.level)
     daemon.bus.retries = retries(settings)
+    daemon.services.models.prices = price_list(settings)
     daemon.slots.resize(settings.run.rollouts)
     for role, at in replica_settings(settings, environ).items():
         daemon.endpoints[role].adjust(at)
@@ -87,6 +103,6 @@ def _section_taking_over(section: Section, wanted: Section, keys: Collection[str
         mine, theirs, key = getattr(section, name), getattr(wanted, name), f"{prefix}{name}"
         if isinstance(mine, Section):
             changes[name] = _section_taking_over(mine, theirs, keys, f"{key}.")
-        elif key in keys:
+        elif key in keys or any(one.startswith(f"{key}.") for one in keys):  # a table has a key for each entry
             changes[name] = theirs
     return section.model_copy(update=changes)

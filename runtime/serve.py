@@ -133,7 +133,7 @@ class _Reloader:
             self._supervisor.reloading()
             try:
                 wanted = await run_sync(self._load)
-                done = apply_settings(self._live.daemon, wanted, self._environ)
+                done = await apply_settings(self._live.daemon, wanted, self._environ)
             except ConfigError as error:
                 _log.error("configuration not read: everything stays as it was", error=str(error))
             else:
