@@ -5,7 +5,8 @@ rare:
 
 - it grows only on proof: a call that was sent with the window full has been answered;
 - steps start at one after every refusal and double up to a sixth of the window, so overshooting is bounded;
-- one decrease per round trip: refusals of calls sent before the last decrease tell nothing new;
+- one decrease per round trip: refusals of calls sent before the last decrease only tell how many were too many, and
+  so lower the limit further where that is more than it was cut by;
 - a refused probe goes back to the level proven before it; only a refusal at or below a proven level, a sign that
   capacity fell, cuts by a quarter;
 - just below the level last refused it holds still, first for four round trips, and four times longer
@@ -22,6 +23,7 @@ from runtime.models.latency import LatencyWatch
 
 _INITIAL = 8
 _CUT = 0.75
+_DEEPEST_CUT = 4
 _STEP_SHARE = 6
 _LARGEST_STEP = 32
 _ROUND_CALLS = 16
@@ -77,6 +79,7 @@ class AdaptiveWindow:
         self._step = 1
         self._changed_at = 0
         self._cut_at = 0
+        self._sent = self._shed = 0
         self._full_at: int | None = None
         self._is_proven = False
         self._proven = 0
@@ -112,11 +115,10 @@ class AdaptiveWindow:
 
     def refused(self, serial: int, in_flight: int) -> None:
         if serial <= self._cut_at:
-            if self._refused_at is not None:
-                # The rest of one burst: as it drains, it shows more exactly where the edge is.
-                self._refused_at = max(self.limit + 1, min(self._refused_at, in_flight))
+            self._drain(in_flight)
             return
         self._cut_at = self._serial
+        self._sent, self._shed = in_flight, 1
         self._refused_at = in_flight
         self._hold = min(self._hold * 4, _LONGEST_HOLD) if self._probing else _FIRST_HOLD
         cut = int((in_flight - 1) * _CUT)
@@ -127,6 +129,17 @@ class AdaptiveWindow:
         self._step = 1
         self._change(limit)
         self._refused_at = max(self._refused_at, self.limit + 1)
+
+    def _drain(self, in_flight: int) -> None:
+        """One more of a burst was refused: as it drains, it shows more exactly where the edge is."""
+        self._shed += 1
+        # Not all the way down: a server that refuses everything for a moment has not lost its capacity.
+        taken = max(self._sent - self._shed, self._sent // _DEEPEST_CUT)
+        if taken < self.limit:
+            self._proven = min(self._proven, taken)
+            self._change(taken)
+        if self._refused_at is not None:
+            self._refused_at = max(self.limit + 1, min(self._refused_at, in_flight))
 
     def _end_round(self) -> None:
         self._answered = 0

@@ -41,7 +41,7 @@ def test_a_hidden_capacity_is_found_and_held_with_few_refusals(
 
 
 @pytest.mark.parametrize("latency", [LATENCIES["even"], LATENCIES["exponential"], LATENCIES["heavy-tailed"]])
-@pytest.mark.parametrize("capacity", [5, 20, 60])
+@pytest.mark.parametrize("capacity", [5, 8, 20, 40, 60, 200])
 def test_a_capacity_that_changes_is_followed_down_and_up(
     capacity: int, latency: Callable[[Random, int], float]
 ) -> None:
@@ -52,6 +52,26 @@ def test_a_capacity_that_changes_is_followed_down_and_up(
         assert following.refused_share < 0.02
         assert holding.refused_share < 0.02
         assert holding.busy >= 0.9 * present
+
+
+def test_a_fall_that_hits_all_calls_at_once_costs_what_was_too_many_and_little_more() -> None:
+    server = server_of(LATENCIES["all the same"])
+    server.run(4500, capacity=400)
+    tally = server.run(1000, capacity=150)
+    assert 400 - 150 >= tally.refused >= 200
+    holding = server.run(2000, capacity=150)
+    assert holding.refused_share < 0.01
+    assert holding.busy >= 0.9 * 150
+
+
+def test_a_server_that_refuses_everything_for_a_moment_has_not_lost_its_capacity() -> None:
+    server = server_of(LATENCIES["even"])
+    server.run(4000, capacity=100)
+    window = server.window
+    serials = [window.sent(number) for number in range(1, 101)]
+    for number, serial in enumerate(serials):
+        window.refused(serial, 100 - number)
+    assert window.limit >= 24
 
 
 @pytest.mark.parametrize("served", [4, 20, 100])
