@@ -1,6 +1,8 @@
 # make demo    install into .venv and run the demonstration
 # make test    install what the tests need and run them all
 # make check   format check, lint and strict types
+# make bench   measure what the core costs, beside limits and peers of the same run (minutes)
+# make crash-test  kill and stop the work at 200 random moments each, and compare with work left alone (minutes)
 # make format  format the code and fix what the linter can fix
 
 PYTHON ?= python3
@@ -19,7 +21,9 @@ SOURCES := $(shell find $(PACKAGES) -type f -not -name '*.pyc' -not -path '*/__p
 # A development set-up runs the demonstration as well; installing over it would hide later edits from the tests.
 SET_UP := $(if $(wildcard $(DEV_SET_UP)),$(DEV_SET_UP),$(USER_SET_UP))
 
-.PHONY: help demo test check format
+KILLS ?= 200
+
+.PHONY: help demo test check format bench crash-test
 .DEFAULT_GOAL := help
 
 help:
@@ -35,6 +39,13 @@ check: $(DEV_SET_UP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict $(CHECKED)
+
+bench: $(DEV_SET_UP)
+	$(BIN)/python -m benchmarks
+
+crash-test: $(DEV_SET_UP)
+	$(BIN)/python -m tests.crash --kills $(KILLS)
+	$(BIN)/python -m tests.crash --kills $(KILLS) --stop
 
 format: $(DEV_SET_UP)
 	$(BIN)/ruff format .

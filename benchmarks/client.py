@@ -190,7 +190,7 @@ async def _run(folder: Path, url: str) -> dict[str, Speed]:
     }
 
 
-def measure_clients() -> list[Figure]:
+def measure_all() -> list[Figure]:
     """All figures of this benchmark."""
     with (
         tempfile.TemporaryDirectory(prefix="cso-bench-") as folder,
@@ -227,4 +227,4 @@ def measure_clients() -> list[Figure]:
 
 
 if __name__ == "__main__":
-    run_alone(measure_clients, __doc__)
+    run_alone(measure_all, __doc__)
