@@ -1,9 +1,9 @@
-# make demo    install into .venv and run the demonstration
-# make test    install what the tests need and run them all
-# make check   format check, lint and strict types
-# make bench   measure what the core costs, beside limits and peers of the same run (minutes)
+# make demo        install into .venv and run the demonstration
+# make test        install what the tests need and run them all
+# make check       format check, lint and strict types
+# make bench       measure what the core costs, beside limits and peers of the same run (minutes)
 # make crash-test  kill and stop the work at 200 random moments each, and compare with work left alone (minutes)
-# make format  format the code and fix what the linter can fix
+# make format      format the code and fix what the linter can fix
 
 PYTHON ?= python3
 VENV := .venv
