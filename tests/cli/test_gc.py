@@ -6,11 +6,20 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import anyio
 
-from store.database import Database
+from runtime.simulation.search import WorldSearch
+from runtime.simulation.server import SimulationServer
+from runtime.simulation.world import World
+from store.database import Database, Reader
+from store.export import Pair, load_pairs
+from store.health import Patient, check_integrity, check_references, examine
+from store.retention import collect_garbage
+from store.runs import list_runs
+from tests.acceptance.running import records_of, settings_for, work
 from tests.store.test_retention import two_runs
 
 
@@ -47,3 +56,29 @@ def test_a_folder_without_a_run_and_a_damaged_one_are_told(tmp_path: Path) -> No
     result = gc("--data", str(tmp_path))
     assert result.returncode == 4
     assert "is damaged (file is not a database): see `cso doctor" in result.stderr
+
+
+async def test_a_run_goes_on_after_its_garbage_was_collected_and_its_pairs_are_what_they_were(data: Path) -> None:
+    world = World.generate(11, 6)
+    async with SimulationServer(world) as server:
+        settings, records = settings_for(server.base_url, data), records_of(world, data)
+        begun = await work(settings, records[:3], search=WorldSearch(world))
+        before = await pairs_in(data)
+        collected = await anyio.to_thread.run_sync(partial(collect_garbage, data, finished_workspaces=True))
+        assert collected.workspaces > 0
+        assert await pairs_in(data) == before
+        asked = len(server.record.entries)
+        again = await work(settings, records[:3], search=WorldSearch(world))
+        assert (again.pairs, len(server.record.entries)) == (begun.pairs, asked)
+        ended = await work(settings, records, search=WorldSearch(world))
+        assert (ended.tasks_finished, ended.owed, ended.set_aside) == (6, 0, [])
+        assert (await pairs_in(data))[: len(before)] == before
+    # Nothing is left that would want the files that were given up.
+    assert (await anyio.to_thread.run_sync(partial(collect_garbage, data, finished_workspaces=True))).workspaces > 0
+    assert {finding.level for finding in examine(Patient(data), (check_integrity, check_references))} == {"ok"}
+
+
+async def pairs_in(data: Path) -> list[Pair]:
+    async with Reader(data) as reader:
+        (run,) = await list_runs(reader)
+        return [pair async for pair in load_pairs(reader, run)]
