@@ -108,7 +108,10 @@ class DataLockedError(StoreError):
         self.directory = directory
         self.pid = pid
         holder = f"process {pid}" if pid else "another process"
-        super().__init__(f"{directory} is in use by {holder}: wait for it, stop it, or choose another data directory")
+        super().__init__(
+            f"{directory} is in use by {holder}: wait for it, stop it, hand it tasks with `cso submit`, or choose "
+            "another data directory"
+        )
 
 
 class NoDatabaseError(StoreError):

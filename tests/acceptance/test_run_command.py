@@ -192,3 +192,13 @@ async def test_a_wrong_key_stops_the_run_and_names_the_variable_that_holds_it(us
     assert "OPENAI_API_KEY" in ran.said + ran.output
     assert "sk-wrong" not in ran.said + ran.output
     assert ran.json["pairs"] == ran.json["trajectories"]["failure"] == 0
+
+
+async def test_a_paused_run_is_not_worked_on_and_the_next_step_is_said(users: Users) -> None:
+    made = users.requests()
+    await cso("pause", environ=users.environ)
+    ran = await cso("run", users.tasks, "--json", environ=users.environ)
+    assert (ran.status, ran.output) == (2, "")
+    assert "error: run 'default' is paused: take it up again with `cso resume`" in ran.said
+    assert (await cso("resume", environ=users.environ)).output == "run default is not paused any more\n"
+    assert users.requests() == made
