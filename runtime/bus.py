@@ -130,6 +130,10 @@ class Bus:
         self._held -= chosen
         self.look()
 
+    def release_held(self) -> None:
+        """Hand out deliveries again of the runs that wait until a refused key may be tried."""
+        self.admit(tuple(self._held))
+
     async def withdraw(self, *, run: int | None = None, task: int | None = None) -> None:
         """Hand out nothing more of a run or a task, and wait until its handlers have let go of it."""
         if run is not None:

@@ -21,7 +21,7 @@ from runtime.runs import open_run
 from store.database import Database
 from store.deliveries import cancel_deliveries, revive_deliveries
 from store.formats.task_files import TaskRecord
-from store.runs import Run, find_run, list_runs, set_paused
+from store.runs import Run, find_run, set_paused
 from store.tasks import TaskFile, find_task, submit_task
 from store.transaction import Transaction
 
@@ -157,9 +157,8 @@ class LocalControl:
         identifier = None if task is None else await self._task(run or self._settings.run.name, task)
         revived = await self._database.write(partial(revive_deliveries, run=number, task=identifier))
         self._ask_again()
-        for held in await list_runs(self._database):
-            self._admit(held)
         if self._bus is not None:
+            self._bus.release_held()
             self._bus.look()
         return revived
 

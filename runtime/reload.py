@@ -83,6 +83,7 @@ def _put_into_effect(daemon: Daemon, environ: Mapping[str, str]) -> None:
     daemon.slots.resize(settings.run.rollouts)
     for role, at in replica_settings(settings, environ).items():
         daemon.endpoints[role].adjust(at)
+    daemon.bus.release_held()
     # How many workers a stage wants is its own business, so it is asked as at the start.
     services = replace(daemon.services, settings=settings)
     for make in daemon.classes.values():

@@ -18,6 +18,7 @@ import pytest
 
 from runtime.config.settings import Settings
 from runtime.daemon import Daemon, open_daemon
+from runtime.reload import apply_settings
 from runtime.simulation.behaviour import Behaviour
 from runtime.simulation.faults import Fault, FaultPlan
 from runtime.simulation.search import WorldSearch
@@ -262,6 +263,17 @@ async def test_a_daemon_goes_on_when_told_to_try_again_once_the_key_is_taken(dat
         assert not daemon.endpoints["expert"].snapshot().stopped
         assert seen.count(DeliveryFailed) == 1
     assert facts_of(data).differences(one) == []
+
+
+async def test_a_daemon_that_reads_its_configuration_anew_tries_a_refused_key(data: Path) -> None:
+    async with (
+        SimulationServer(LARGE, behaviour=plan({Fault.UNAUTHORIZED: 1.0})) as server,
+        at_work(LARGE, data, server, run__rollouts=1) as (daemon, seen),
+    ):
+        await seen.until(DeliveryFailed, 1)
+        server.behaviour = Behaviour()
+        await apply_settings(daemon, daemon.settings, {})
+        await seen.until(TaskFinished, 1)
 
 
 async def test_a_daemon_goes_on_by_itself_once_the_key_is_taken(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
