@@ -77,11 +77,9 @@ class RemoteControl:
     ) -> dict[str, JsonValue]:
         headers = {} if body is None else {"Content-Type": "application/json"}
         # As a file, which is sent piece by piece: tasks may bring megabytes.
-        content = None if body is None else io.BytesIO(body)
+        file = None if body is None else io.BytesIO(body)
         try:
-            async with self._session.request(
-                method, path, data=content, headers=headers, timeout=timeout
-            ) as response:
+            async with self._session.request(method, path, data=file, headers=headers, timeout=timeout) as response:
                 content = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise DaemonGoneError(

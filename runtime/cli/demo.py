@@ -10,8 +10,8 @@ import typer
 from runtime.cli.ending import exit_code
 from runtime.cli.export import export_pairs
 from runtime.cli.output import say, write_data, write_json
-from runtime.cli.report import pair_text, summary_json, summary_text
 from runtime.cli.reading import read_all
+from runtime.cli.report import pair_text, summary_json, summary_text
 from runtime.cli.runs import one_run
 from runtime.cli.working import Worked, work_off
 from runtime.config.settings import Settings

@@ -17,6 +17,8 @@ def exit_code(worked: Worked) -> int:
     if worked.stopped_by is signal.SIGTERM:
         say("stopped: the same command goes on from here")
         return 0
+    if worked.summary.paused:
+        say("the run was paused: after `cso resume` the same command goes on")
     if spent := worked.summary.budget_spent:
         say(
             f"{spent.setting} is spent ({spent.spent:,.10g} of {spent.cap:,.10g}): raise it, the same command goes on"

@@ -26,6 +26,7 @@ from runtime.stopping import Stop, staged_stop
 from runtime.supervisor import Supervisor
 from store.events import Event, Resumed
 from store.formats.task_files import TaskRecord
+from store.runs import find_run
 from store.summary import Summary, summarise
 
 # For the other commands, which find it through its notice: any port does, and nobody else is to come in.
@@ -66,7 +67,9 @@ async def work_off(
                 # Taken while older work goes on: after a restart most of a long file is known already.
                 await daemon.work(until_drained=True, meanwhile=lambda: _submit(daemon, records))
                 tasks.cancel_scope.cancel()
-        return Worked(summary=await summarise(daemon.database, daemon.run), stopped_by=stop.signal)
+        # Asked for anew, because it may have been paused meanwhile.
+        run = await find_run(daemon.database, daemon.run.name) or daemon.run
+        return Worked(summary=await summarise(daemon.database, run), stopped_by=stop.signal)
 
 
 async def _submit(daemon: Daemon, records: Sequence[TaskRecord]) -> None:

@@ -127,6 +127,24 @@ async def test_a_run_of_another_name_is_begun_and_named_where_there_are_several(
     assert (await at.cso("pause", "--run", "other")).output == "run other is paused\n"
 
 
+async def test_tasks_of_higher_priority_are_begun_before_those_that_wait(data: Path) -> None:
+    async with desk(data.parent, with_daemon=True) as at:
+        assert at.working is not None
+        at.working.daemon.slots.resize(1)
+        at.working.daemon.bus.staff("collect", 1)
+        many = [f"low-{number}" for number in range(20)]
+        await at.cso("submit", at.tasks(*many))
+        await at.asked(1)
+        submitted = await at.cso("submit", at.tasks("high"), "--priority", "5")
+        assert submitted.status == 0
+        at.may_answer.set()
+        await at.until_finished(*many, "high")
+    begun = list(dict.fromkeys(ask.task for ask in at.models.asks))
+    # Workers that had a task in hand and waited for the one place keep it.
+    assert begun.index("high") <= at.working.daemon.settings.run.rollouts
+    assert begun[-1] != "high"
+
+
 async def test_what_there_is_not_is_said(at: Desk) -> None:
     await at.cso("submit", at.tasks("a"))
     for words, said in (
