@@ -13,6 +13,8 @@ from store.errors import StorageTroubleError
 
 # Rollouts, model calls and watchers each take a few; more helps nobody and slows every fork on some systems.
 _DESCRIPTORS = 65_536
+# Fewer are not even enough for the database, the sandbox, the API and a rollout.
+_LEAST_DESCRIPTORS = 64
 _CLOCK_EVERY_S = 10.0
 _CLOCK_TOLERANCE_S = 1.0
 _log = structlog.get_logger("machine")
@@ -30,9 +32,19 @@ def tell_of_trouble(trouble: StorageTroubleError | None) -> None:
 
 
 def raise_descriptor_limit() -> int:
-    """Let this process open as many files as it is allowed to, within reason; how many that is now."""
+    """Let this process open as many files as it is allowed to, within reason; how many that is now.
+
+    Raises:
+        StorageTroubleError: they are too few to begin with.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if wanted < _LEAST_DESCRIPTORS:
+        raise StorageTroubleError(
+            "descriptors",
+            f"this process may open {wanted} files at most, and needs {_LEAST_DESCRIPTORS} and some for each rollout",
+            "raise the hard limit (ulimit -Hn, LimitNOFILE=)",
+        )
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         return wanted

@@ -219,6 +219,22 @@ async def test_a_database_that_cannot_be_used_ends_every_command_with_one_line_a
     assert file.read_bytes() == before
 
 
+@pytest.mark.parametrize("limit", [12, 16, 40])
+async def test_a_process_that_may_open_too_few_files_says_so_before_anything_is_begun(
+    folder: Path, limit: int
+) -> None:
+    serve = " ".join(command(["serve", "--port", "0"]))
+    async with site(folder, folder / "data") as place:
+        with anyio.fail_after(DEADLINE_S):
+            ran = await anyio.run_process(
+                f"ulimit -n {limit}; exec {serve}", check=False, cwd=folder, env={**os.environ, **place.environ}
+            )
+    assert ran.returncode == EXIT_STORAGE
+    assert f"error: this process may open {limit} files at most" in ran.stderr.decode()
+    assert b"Traceback" not in ran.stderr
+    assert not place.data.exists()
+
+
 @pytest.mark.parametrize("begun", [False, True])
 async def test_a_disk_without_room_ends_a_command_with_code_4_before_any_model_is_called(
     folder: Path, *, begun: bool
