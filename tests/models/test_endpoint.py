@@ -229,8 +229,17 @@ async def test_the_deadline_covers_waiting_for_a_slot() -> None:
     assert server.requests == []
 
 
-async def test_a_pause_past_the_deadline_fails_the_call_at_once() -> None:
-    behaviour = failure(429, headers={"Retry-After": "600"})
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Retry-After": "600"},
+        {"Retry-After-Ms": "600000", "Retry-After": "1"},
+        {"Date": "Mon, 02 Nov 2026 10:00:00 GMT", "Retry-After": "Mon, 02 Nov 2026 10:10:00 GMT"},
+    ],
+    ids=["seconds", "milliseconds", "date"],
+)
+async def test_a_pause_past_the_deadline_fails_the_call_at_once(headers: dict[str, str]) -> None:
+    behaviour = failure(429, headers=headers)
     async with serve(behaviour) as server, endpoint_for(server.url, deadline=30) as endpoint:
         with anyio.fail_after(10), pytest.raises(EndpointUnavailable) as caught:
             await endpoint.complete(REQUEST, headers={})
