@@ -124,6 +124,7 @@ def _summary(spending: list[Spent], *, failures: int, critical: int, branches: i
         spending=spending,
         models={},
         resumed=None,
+        newest=0,
     )
 
 
