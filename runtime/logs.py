@@ -24,6 +24,11 @@ def configure_logs(level: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=_logger_of_stderr,
         cache_logger_on_first_use=False,
     )
+
+
+def _logger_of_stderr(*_names: object) -> structlog.PrintLogger:
+    # What stderr is at the time: a progress display puts something in its place that writes above the bars.
+    return structlog.PrintLogger(sys.stderr)
