@@ -22,6 +22,7 @@ import anyio.lowlevel
 
 from benchmarks.figures import Figure, percentile, run_alone
 from runtime.bus import Bus, Retries
+from runtime.config.settings import Settings
 from runtime.handler import Result, nothing_more
 from store.database import Database
 from store.events import Event, StepCompleted
@@ -97,7 +98,7 @@ def _prepare(transaction: Transaction) -> None:
 async def opened(folder: Path) -> AsyncIterator[Bench]:
     """The bench, with the bus at work."""
     sink = Sink()
-    bus = Bus(retries=Retries(), capacity=64)
+    bus = Bus(retries=Retries(), capacity=Settings().bus.queue)
     subscriptions = {StepCompleted.kind: [sink.name]}
     async with Database(folder, subscriptions=subscriptions, on_commit=bus.on_commit) as database:
         await database.write(_prepare)

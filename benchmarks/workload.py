@@ -108,8 +108,8 @@ async def collecting(
     folder: Path, url: str, *, rollouts: int, steps: int, sandbox: Sandbox, agent: MainAgent
 ) -> AsyncIterator[Collecting]:
     """The stage, with the bus at work, for `rollouts` at once of `steps` steps each."""
-    bus = Bus(retries=Retries(attempts=1), capacity=64)
     settings = Settings(run=Run(data=folder, rollouts=rollouts))
+    bus = Bus(retries=Retries(attempts=1), capacity=settings.bus.queue)
     endpoint = EndpointSettings(name="policy", base_url=url, max_in_flight=rollouts)
     async with contextlib.AsyncExitStack() as stack:
         database = await stack.enter_async_context(

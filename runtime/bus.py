@@ -71,7 +71,7 @@ class AtWork:
     event: Event
     since: float
     scope: anyio.CancelScope
-    left: anyio.Event
+    left: anyio.Event | None = None  # set when it is let go of, for whoever waits for that
 
 
 class Bus:
@@ -144,10 +144,13 @@ class Bus:
         going = [
             work for work in self._at_work if work.event.run == run or (task is not None and work.event.task == task)
         ]
+        waits = []
         for work in going:
+            work.left = work.left or anyio.Event()
+            waits.append(work.left)
             work.scope.cancel()
-        for work in going:
-            await work.left.wait()
+        for left in waits:
+            await left.wait()
 
     def look(self) -> None:
         """The database may owe more than we know of, as after deliveries were put back."""
@@ -221,14 +224,14 @@ class Bus:
 
     async def _deliver_within_scope(self, database: Database, line: Line, delivery: Delivery) -> None:
         with anyio.CancelScope() as scope:
-            now, left = anyio.current_time(), anyio.Event()
-            work = AtWork(line.handler.name, delivery.event, now, scope, left)
+            work = AtWork(line.handler.name, delivery.event, anyio.current_time(), scope)
             self._at_work.add(work)
             try:
                 await self._deliver(database, line, delivery)
             finally:
                 self._at_work.discard(work)
-                work.left.set()
+                if work.left is not None:
+                    work.left.set()
 
     async def _deliver(self, database: Database, line: Line, delivery: Delivery) -> None:
         while True:

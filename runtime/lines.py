@@ -37,7 +37,7 @@ class Line:
         self._capacity = capacity
         self.longest_delay = longest_delay
         self._held: set[int] = set()
-        self._released: set[int] = set()  # since the reading under way began, which may still show them as owed
+        self._released: set[int] | None = None  # while a reading is under way, which may still show them as owed
         # Unbounded, because `capacity` already bounds what is put into it.
         self._waiting: asyncio.PriorityQueue[tuple[int, int, Delivery]] = asyncio.PriorityQueue()
         self._ranks: Counter[int] = Counter()  # of what waits: its priorities negated, the least goes first
@@ -79,7 +79,8 @@ class Line:
     def release(self, delivery: Delivery) -> None:
         """A delivery is done, put off or set aside: there is room again."""
         self._held.discard(delivery.event.seq)
-        self._released.add(delivery.event.seq)
+        if self._released is not None:
+            self._released.add(delivery.event.seq)
         if self._behind:
             self._call_feeder()
 
@@ -107,7 +108,7 @@ class Line:
     async def _fill(self, reader: Reader) -> None:
         # Cleared first: an event committed while we read marks the line again, or is found and not taken twice.
         self._behind = False
-        self._released.clear()
+        released = self._released = set()
         room = self._capacity - len(self._held)
         now = now_us()
         found = await load_due(
@@ -120,8 +121,9 @@ class Line:
             held=frozenset(self._held),
         )
         for delivery in found:
-            if delivery.event.seq not in self._held and delivery.event.seq not in self._released:
+            if delivery.event.seq not in self._held and delivery.event.seq not in released:
                 self._push(delivery)
+        self._released = None
         if len(found) == room:
             self._behind = True
 

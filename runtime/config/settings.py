@@ -169,7 +169,7 @@ class Bus(Section):
     max_time: float = free(
         21_600.0, "Seconds from the first failure to the last repeat, all waits included.", ge=0, le=31_536_000
     )
-    queue: int = free(64, "Events waiting in memory for each handler; the rest wait on disk.", ge=1, le=100_000)
+    queue: int = free(256, "Events waiting in memory for each handler; the rest wait on disk.", ge=1, le=100_000)
 
     @model_validator(mode="after")
     def _delay_fits(self) -> Self:
