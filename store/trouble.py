@@ -47,7 +47,7 @@ _KINDS = {
 }
 _SQLITE_KINDS = {
     sqlite3.SQLITE_FULL: "full",
-    sqlite3.SQLITE_READONLY: "read-only",
+    sqlite3.SQLITE_READONLY: "denied",
     sqlite3.SQLITE_PERM: "denied",
     sqlite3.SQLITE_CANTOPEN: "io",
     sqlite3.SQLITE_IOERR: "io",
@@ -75,7 +75,7 @@ _WORDS = {
 def storage_error(error: BaseException, database: Path) -> StorageError | None:
     """What is wrong with the data directory if that is why something failed; None if it failed for its own reasons.
 
-    May write a probe into the directory to find the reason behind what SQLite calls an I/O error.
+    May write a probe into the directory to find the reason behind what SQLite calls an I/O error or read-only.
 
     Args:
         database: the database's file, in the directory.
@@ -88,10 +88,11 @@ def storage_error(error: BaseException, database: Path) -> StorageError | None:
         if code in _DAMAGE:
             return DamagedDatabaseError(database, str(error))
         kind = _SQLITE_KINDS.get(code)
+        if kind is None:
+            return None
         # SQLite gives one word for many reasons; the operating system tells them apart.
-        return (kind == "io" and probe(directory)) or (
-            _trouble(kind, directory, _sqlite_reason(error)) if kind else None
-        )
+        found = probe(directory) if kind in ("io", "denied") else None
+        return found or _trouble(kind, directory, _sqlite_reason(error))
     if isinstance(error, OSError):
         kind = _KINDS.get(error.errno or 0)
         return _trouble(kind, directory, str(error.strerror)) if kind else None

@@ -315,6 +315,31 @@ def test_a_data_directory_of_someone_else_says_so(tmp_path: Path) -> None:
     assert result.stdout.startswith("denied"), result.stderr
 
 
+async def test_whoever_may_not_write_to_the_directory_is_told_so_when_they_read(data: Path) -> None:
+    async with Database(data) as database:
+        await database.write(begin)
+    os.chmod(data, 0o555)  # noqa: PTH101 - as a Path it would block no less
+    result = await anyio.run_process([sys.executable, "-c", _READ_AS_NOBODY, str(data)], check=False)
+    assert result.stdout.startswith(b"denied"), result.stderr
+
+
+_READ_AS_NOBODY = """
+import anyio, os, sys
+from pathlib import Path
+from store.database import Reader
+from store.errors import StorageTroubleError
+from store.runs import find_run
+
+async def main():
+    if os.geteuid() == 0:
+        os.setuid(65534)
+    try:
+        async with Reader(Path(sys.argv[1])) as reader:
+            await find_run(reader, "r")
+    except StorageTroubleError as error:
+        print(error.trouble, error)
+anyio.run(main)
+"""
 _OPEN_AS_NOBODY = """
 import anyio, os, sys
 from pathlib import Path
