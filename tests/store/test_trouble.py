@@ -318,7 +318,7 @@ def test_a_data_directory_of_someone_else_says_so(tmp_path: Path) -> None:
 async def test_whoever_may_not_write_to_the_directory_is_told_so_when_they_read(data: Path) -> None:
     async with Database(data) as database:
         await database.write(begin)
-    os.chmod(data, 0o555)  # noqa: PTH101 - as a Path it would block no less
+    os.chmod(data, 0o555)  # noqa: PTH101, S103 - as a Path it would block no less; others are to read it
     result = await anyio.run_process([sys.executable, "-c", _READ_AS_NOBODY, str(data)], check=False)
     assert result.stdout.startswith(b"denied"), result.stderr
 
