@@ -13,6 +13,7 @@ import orjson
 from runtime.api.counts import Counts
 from runtime.daemon import Daemon
 from runtime.lag import LagMeter
+from runtime.models.pool import Pool
 from store.database import Reader
 from store.events import Event, Resumed
 from store.jsontypes import JsonValue
@@ -65,10 +66,19 @@ async def live_status(live: Live) -> dict[str, JsonValue]:
         "paused": [run.name for run in runs if run.paused],
         "rollouts": {"in_use": daemon.slots.in_use, "limit": daemon.slots.total},
         "at_work": await _at_work(daemon),
-        "endpoints": {role: asdict(endpoint.snapshot()) for role, endpoint in daemon.endpoints.items()},
+        "endpoints": {role: _endpoint(pool) for role, pool in daemon.endpoints.items()},
         "resumed": [{"run": names.get(one.run), **one.facts()} for one in live.resumed],
         "loop_lag": None if lag is None else asdict(lag),
     }
+
+
+def _endpoint(pool: Pool) -> dict[str, JsonValue]:
+    """What a role's endpoint is doing: the sums, and each replica where there are several."""
+    facts: dict[str, JsonValue] = asdict(pool.snapshot())
+    replicas = pool.replicas()
+    if len(replicas) > 1:
+        facts["replicas"] = [asdict(replica) for replica in replicas]
+    return facts
 
 
 async def _at_work(daemon: Daemon) -> dict[str, JsonValue]:

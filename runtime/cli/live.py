@@ -57,6 +57,8 @@ def daemon_rows(seen: Facts | None) -> Iterator[tuple[str, str]]:
         yield from _at_work(work)
     for role, endpoint in seen.get("endpoints", {}).items():
         yield f"{role} endpoint", _endpoint(endpoint)
+        for replica in endpoint.get("replicas", ()):
+            yield f"  {replica['address']}", _replica(replica)
     if lag := seen.get("loop_lag"):
         yield (
             "event loop",
@@ -72,6 +74,11 @@ def _at_work(work: Facts) -> Iterator[tuple[str, str]]:
     task = f" on task {oldest['task']}" if oldest["task"] else ""
     counts = ", ".join(f"{number} {handler}" for handler, number in work["handlers"].items())
     yield "at work", f"{counts}; longest: {oldest['handler']}{task}, {oldest['seconds']:.0f} s"
+
+
+def _replica(replica: Facts) -> str:
+    out = f"failed repeatedly, left alone for {replica['out_for']:.0f} s more; " if replica["out_for"] else ""
+    return out + _endpoint(replica["endpoint"])
 
 
 def _endpoint(endpoint: Facts) -> str:
