@@ -11,6 +11,7 @@ from runtime.config.settings import Settings
 from runtime.config.values import flatten
 from runtime.daemon import Daemon, retries
 from runtime.logs import configure_logs
+from runtime.models.endpoint import ADJUSTABLE
 from runtime.purse import caps, price_list
 from runtime.roles import replica_settings
 from store.jsontypes import JsonValue
@@ -26,7 +27,6 @@ _FREE = {
     "bus.max_time",
 }
 _FREE_SECTIONS = ("budget.", "prices")
-_FREE_OF_ENDPOINTS = ("max_in_flight", "timeout", "deadline", "attempts")
 _IDENTITY = {key for key, field in leaves(Settings) if is_identity(field)}
 
 
@@ -62,11 +62,7 @@ async def apply_settings(daemon: Daemon, wanted: Settings, environ: Mapping[str,
 
 def _may_change(key: str) -> bool:
     section, _, name = key.rpartition(".")
-    return (
-        key in _FREE
-        or key.startswith(_FREE_SECTIONS)
-        or (section.startswith("models.") and name in _FREE_OF_ENDPOINTS)
-    )
+    return key in _FREE or key.startswith(_FREE_SECTIONS) or (section.startswith("models.") and name in ADJUSTABLE)
 
 
 def _why_not(key: str) -> str:

@@ -30,7 +30,7 @@ from runtime.models.retry import backoff_delay
 from runtime.models.settings import EndpointSettings
 from runtime.models.stop import Stop
 from runtime.models.transport import make_transport
-from runtime.models.window import AdaptiveWindow, FixedWindow
+from runtime.models.window import AdaptiveWindow, FixedWindow, Window
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,6 +42,8 @@ _IMMEDIATE_RETRIES = 2
 _NEAR_THE_LIMIT = 0.8  # of max_input_tokens: from here on an estimate is not enough if a tokenizer can be asked
 _COUNTING_SECONDS = 10.0
 _COUNTING_FAILURES = 3
+ADJUSTABLE = ("max_in_flight", "requests_per_minute", "tokens_per_minute", "timeout", "deadline", "attempts")
+"""Settings that may change while calls are on their way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,14 +69,7 @@ class Endpoint:
 
     def __init__(self, settings: EndpointSettings) -> None:
         self.settings = settings
-        adaptive = settings.max_in_flight == "adaptive"
-        most = settings.ceiling if settings.max_in_flight == "adaptive" else settings.max_in_flight
-        self._limiter = Limiter(
-            window=AdaptiveWindow(ceiling=most) if adaptive else FixedWindow(most),
-            rates=RateGate(
-                requests_per_minute=settings.requests_per_minute, tokens_per_minute=settings.tokens_per_minute
-            ),
-        )
+        self._limiter = Limiter(window=_window(settings), rates=_rates(settings))
         self._transport = make_transport(settings, self._learn)
         self._estimate = TokenEstimate()
         self._counting_failures = 0
@@ -96,23 +91,20 @@ class Endpoint:
             await self._transport.close()
 
     def adjust(self, settings: EndpointSettings) -> None:
-        """Take over limit, timeout, deadline and attempts of these settings, for attempts that begin from now on.
+        """Take over what is `ADJUSTABLE` of these settings, for attempts that begin from now on.
 
-        An adaptive limit stays what it is, and a fixed one stays fixed. A refused key is tried again.
+        A limit that was found, of requests in flight or by the minute, stays known unless its setting has changed. A
+        refused key is tried again.
         """
         self.ask_again()
-        limit = settings.max_in_flight
-        if limit == "adaptive" or self.settings.max_in_flight == "adaptive":
-            limit = self.settings.max_in_flight
-        else:
-            self._limiter.resize(limit)
-        self.settings = replace(
+        old, self.settings = (
             self.settings,
-            max_in_flight=limit,
-            timeout=settings.timeout,
-            deadline=settings.deadline,
-            attempts=settings.attempts,
+            replace(self.settings, **{key: getattr(settings, key) for key in ADJUSTABLE}),
         )
+        if old.max_in_flight != settings.max_in_flight:
+            self._limiter.replace(window=_window(settings))
+        if _per_minute(old) != _per_minute(settings):
+            self._limiter.replace(rates=_rates(settings))
 
     def snapshot(self) -> EndpointSnapshot:
         """Look at the endpoint's load and at what limits it right now."""
@@ -345,3 +337,17 @@ class Endpoint:
             return EndpointUnavailable(reason, endpoint=name, retry_after=paused or None)
         reason = f"{call.fault.reason}; {limit} leaves no time to ask again"
         return call.fault.to_error(name, attempts=call.attempts, reason=reason)
+
+
+def _window(settings: EndpointSettings) -> Window:
+    if settings.max_in_flight == "adaptive":
+        return AdaptiveWindow(ceiling=settings.ceiling)
+    return FixedWindow(settings.max_in_flight)
+
+
+def _rates(settings: EndpointSettings) -> RateGate:
+    return RateGate(requests_per_minute=settings.requests_per_minute, tokens_per_minute=settings.tokens_per_minute)
+
+
+def _per_minute(settings: EndpointSettings) -> tuple[float | None, float | None]:
+    return settings.requests_per_minute, settings.tokens_per_minute

@@ -41,10 +41,11 @@ class SentAwayError(Exception):
 class Permit:
     """The right to have one request on its way; ends once, in one of three ways, and later ones do nothing."""
 
-    __slots__ = ("_is_open", "_limiter", "_serial", "_tokens")
+    __slots__ = ("_is_open", "_limiter", "_serial", "_tokens", "_window")
 
-    def __init__(self, limiter: Limiter, serial: int, tokens: int) -> None:
+    def __init__(self, limiter: Limiter, window: Window, serial: int, tokens: int) -> None:
         self._limiter = limiter
+        self._window = window
         self._serial = serial
         self._tokens = tokens
         self._is_open = True
@@ -55,13 +56,13 @@ class Permit:
             limiter = self._limiter
             if tokens:
                 limiter.rates.settle(self._tokens, tokens)
-            limiter.window.succeeded(self._serial, latency, limiter.in_flight)
+            self._window.succeeded(self._serial, latency, limiter.in_flight)
             self.release()
 
     def refused(self) -> None:
         """End because the server shed this request, or timed out over it."""
         if self._is_open:
-            self._limiter.window.refused(self._serial, self._limiter.in_flight)
+            self._window.refused(self._serial, self._limiter.in_flight)
             self.release()
 
     def release(self) -> None:
@@ -122,9 +123,10 @@ class Limiter:
         """Seconds left of a pause, 0 without one."""
         return max(0.0, self._paused_until - anyio.current_time())
 
-    def resize(self, limit: int) -> None:
-        """Give a fixed window another size; calls beyond it that are on their way end in their own time."""
-        self.window.limit = limit
+    def replace(self, *, window: Window | None = None, rates: RateGate | None = None) -> None:
+        """Go by another window or other rates; calls beyond it that are on their way end in their own time."""
+        self.window = window or self.window
+        self.rates = rates or self.rates
         self._pump()
 
     def limiting(self) -> Limiting:
@@ -188,7 +190,7 @@ class Limiter:
     def _issue(self, tokens: int) -> Permit:
         self.in_flight += 1
         self.rates.take(tokens)
-        return Permit(self, self.window.sent(self.in_flight), tokens)
+        return Permit(self, self.window, self.window.sent(self.in_flight), tokens)
 
     def _blocked(self, tokens: int) -> tuple[Limiting, float]:
         """What holds a call of so many tokens, and the loop time at which that may have changed by itself."""

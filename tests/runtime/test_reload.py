@@ -120,3 +120,20 @@ async def test_what_runs_are_made_of_is_refused_by_name_and_the_rest_applied() -
         }
         assert daemon.slots.total == 2
         assert daemon.settings.agent.max_steps == 12
+
+
+async def test_limits_of_an_endpoint_hold_from_then_on_and_one_that_was_found_stays_known() -> None:
+    async with working(models__policy__max_in_flight=3) as (work, daemon):
+        policy, expert = daemon.endpoints["policy"], daemon.endpoints["expert"]
+        found = expert.snapshot().limit
+        changes: dict[str, object] = {
+            "models__policy__max_in_flight": "adaptive",
+            "models__policy__requests_per_minute": 60.0,
+            "models__prm__max_in_flight": 5,
+        }
+        done = await apply_settings(daemon, work.settings(**changes), {})
+        assert (set(done.applied), done.refused) == ({key.replace("__", ".") for key in changes}, {})
+        assert policy.settings.requests_per_minute == 60.0
+        assert policy.snapshot().limit > 3
+        assert daemon.endpoints["prm"].snapshot().limit == 5
+        assert expert.snapshot().limit >= found
