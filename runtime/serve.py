@@ -71,6 +71,7 @@ async def around(
             tasks.start_soon(supervisor.keep_alive, lambda: describe(live))
             yield live
         tasks.cancel_scope.cancel()
+    await supervisor.finish()
 
 
 async def serve(settings: Settings, environ: Mapping[str, str], load: Load) -> signal.Signals | None:

@@ -16,6 +16,7 @@ import anyio
 import structlog
 
 _AGAIN_S = 0.05
+_FINISH_S = 1.0
 _QUIET_S = 30.0  # between two words about what we do, where the manager wants no sign of life
 _log = structlog.get_logger("supervisor")
 
@@ -33,6 +34,7 @@ class Supervisor:
         self._address = f"\0{address[1:]}" if address.startswith("@") else address
         self._interval = _watchdog_interval(environ)
         self._outbox: deque[str] = deque()
+        self._is_left = anyio.Event()  # something is, in the outbox
         self._complained = False
 
     def ready(self, status: str) -> None:
@@ -55,17 +57,29 @@ class Supervisor:
         """
         alive = "WATCHDOG=1\n" if self._interval is not None else ""
         while True:
-            self._flush()
-            if self._outbox:
-                await anyio.sleep(_AGAIN_S)
-                continue
+            await self._empty()
             self._is_taken(f"{alive}STATUS={_line(describe())}")
-            await anyio.sleep(_QUIET_S if self._interval is None else self._interval / 2)
+            self._is_left = anyio.Event()
+            with anyio.move_on_after(_QUIET_S if self._interval is None else self._interval / 2):
+                await self._is_left.wait()
+
+    async def finish(self) -> None:
+        """Have what was said last arrive, if the manager takes it within a second."""
+        with anyio.move_on_after(_FINISH_S, shield=True):
+            await self._empty()
+
+    async def _empty(self) -> None:
+        self._flush()
+        while self._outbox:
+            await anyio.sleep(_AGAIN_S)
+            self._flush()
 
     def _send(self, message: str) -> None:
         """Send what must arrive, in order; `keep_alive` sends what could not be sent."""
         self._outbox.append(message)
         self._flush()
+        if self._outbox:
+            self._is_left.set()
 
     def _flush(self) -> None:
         while self._outbox and self._is_taken(self._outbox[0]):

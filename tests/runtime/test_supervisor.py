@@ -62,6 +62,24 @@ async def test_what_must_arrive_is_sent_again_when_the_manager_is_busy(tmp_path:
     assert kinds == [("READY", "RELOADING")[place % 2] for place in range(len(heard) - 2)] + ["STOPPING", "STATUS"]
 
 
+async def test_the_last_words_arrive_at_a_manager_that_is_busy_and_are_not_waited_for_for_ever(
+    tmp_path: Path,
+) -> None:
+    address = str(tmp_path / "s")
+    with listener_at(address) as listener, anyio.fail_after(DEADLINE_S):
+        supervisor = Supervisor({"NOTIFY_SOCKET": address})
+        while not supervisor._outbox:
+            supervisor.ready("")
+        await supervisor.finish()
+        assert supervisor._outbox
+        supervisor.stopping(3.0)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(supervisor.finish)
+            while not listener.recv(4096).startswith(b"STOPPING=1"):
+                await anyio.wait_readable(listener)
+        assert not supervisor._outbox
+
+
 @pytest.mark.parametrize(
     ("environ", "is_alive"),
     [
