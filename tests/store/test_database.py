@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import anyio
 import pytest
 
+import store.migrations
 from store.database import Database, Reader
 from store.deliveries import count_owed
 from store.errors import DataLockedError, NewerDatabaseError, NoDatabaseError, StoreClosedError
@@ -158,10 +159,48 @@ async def test_a_database_of_a_later_release_is_left_alone(tmp_path: Path) -> No
             pass
 
 
-def test_migrating_step_by_step_gives_the_same_form_as_at_once(tmp_path: Path) -> None:
-    fresh = sqlite3.connect(tmp_path / "fresh", isolation_level=None)
+def form(connection: sqlite3.Connection) -> tuple[int, list[tuple[str, ...]]]:
+    """The version of a database, and all that its schema says."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return version, connection.execute("SELECT type, name, sql FROM sqlite_schema ORDER BY name").fetchall()
+
+
+@pytest.fixture
+def connections(tmp_path: Path) -> Iterator[tuple[sqlite3.Connection, sqlite3.Connection]]:
+    """Two databases that hold nothing yet."""
+    opened = [sqlite3.connect(tmp_path / name, isolation_level=None) for name in ("one", "two")]
+    yield opened[0], opened[1]
+    for connection in opened:
+        connection.close()
+
+
+def test_an_earlier_database_comes_to_the_form_of_a_fresh_one_with_what_it_holds(
+    connections: tuple[sqlite3.Connection, sqlite3.Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier, fresh = connections
+    steps = migration_steps()
+    migrate(earlier)
+    earlier.execute("INSERT INTO runs (name, digest, identity, created) VALUES ('r', 'd', x'7b7d', 1)")
+    # A semicolon inside a text does not end a statement.
+    later = "ALTER TABLE runs ADD COLUMN note TEXT NOT NULL DEFAULT 'a;b';\nCREATE INDEX runs_note ON runs (note);\n"
+    monkeypatch.setattr(store.migrations, "migration_steps", lambda: (*steps, later))
+    for _ in range(2):
+        migrate(earlier)
     migrate(fresh)
-    migrate(fresh)
-    (version,) = fresh.execute("PRAGMA user_version").fetchone()
-    assert version == len(migration_steps())
-    fresh.close()
+    assert form(earlier) == form(fresh)
+    assert form(fresh)[0] == len(steps) + 1
+    assert earlier.execute("SELECT name, note FROM runs").fetchall() == [("r", "a;b")]
+
+
+def test_a_step_that_fails_leaves_the_database_as_it_was(
+    connections: tuple[sqlite3.Connection, sqlite3.Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, _ = connections
+    steps = migration_steps()
+    migrate(database)
+    before = form(database)
+    later = "CREATE TABLE half (x INTEGER) STRICT;\nINSERT INTO absent VALUES (1);\n"
+    monkeypatch.setattr(store.migrations, "migration_steps", lambda: (*steps, later))
+    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+        migrate(database)
+    assert form(database) == before
