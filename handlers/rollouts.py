@@ -75,8 +75,10 @@ async def finish_all(work: Iterable[Callable[[], Awaitable[object]]]) -> None:
     for error in failures:
         if not isinstance(error, InfrastructureError):
             raise error
-    stopped = next((error for error in failures if isinstance(error, EndpointStopped)), None)
-    if stopped is not None or len(failures) == 1:
-        raise stopped or failures[0]
+    stopped = [error for error in failures if isinstance(error, EndpointStopped)]
+    if stopped:
+        raise max(stopped, key=lambda error: error.attempts)  # whose own request was refused
+    if len(failures) == 1:
+        raise failures[0]
     if failures:
         raise InfrastructureError(f"{failures[0]} (and {len(failures) - 1} more)") from failures[0]

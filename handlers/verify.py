@@ -14,6 +14,7 @@ from handlers.rollouts import finish_all, roll_out
 from runtime.errors import InfrastructureError
 from runtime.executor import Rank
 from runtime.handler import Result, nothing_more
+from runtime.models.errors import EndpointStopped
 from runtime.rollout import Ended
 from runtime.services import Services
 from store.candidates import Candidate, load_candidates
@@ -47,6 +48,8 @@ class Verify:
                 branches += [(candidates[0], ordinal) for ordinal in range(settings.verify.controls)]
             try:
                 await finish_all(partial(self._branch, task, candidate, ordinal) for candidate, ordinal in branches)
+            except EndpointStopped:
+                raise  # nothing more would be answered
             except InfrastructureError as error:
                 if settings.verify.first_success:
                     raise  # going on would try what a success of this one leaves untried: trouble must not decide
