@@ -7,6 +7,7 @@ them. So such work waits and is done again, whole, where a fault of its own woul
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures.thread  # noqa: F401 - asyncio would import it with the first probe, when no file can be opened
 import contextlib
 import errno
 import math
