@@ -143,7 +143,7 @@ async def test_a_run_out_of_file_descriptors_waits_says_so_and_goes_on_when_ther
                 assert len(stood) >= BEGUN
             resource.prlimit(process.pid, resource.RLIMIT_NOFILE, before)
             await place.until_said("the trouble is over: work goes on")
-            assert await process.wait() == 0
+            assert await process.wait() == 0, place.said.read_text()
         assert await place.pairs() == expected
         assert place.failures() == 0
         assert len(place.requests()) == len(set(place.requests())) == paid(place.data)
