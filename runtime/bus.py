@@ -5,8 +5,9 @@ fails is put off with growing, jittered delays up to a ceiling of attempts and t
 Handlers work side by side and none waits for another's failures. Only deliveries of admitted runs are handed out.
 
 A failure while the disk is full, or the machine in other such trouble, says nothing about the delivery: nothing is
-handed out until that is over, and then the delivery is worked on again, uncounted. Nor does a refused key: the
-delivery that met it is set aside, and the rest of its run stays owed until the key may be tried again.
+handed out until that is over, and then the delivery is worked on again, uncounted. Nor does a key, a model or a path
+that an endpoint refuses: the delivery that met it is set aside, and the rest of its run stays owed until the endpoint
+may be tried again. A request that is refused for itself has its delivery set aside at once.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import structlog
 from runtime.errors import BudgetSpentError, InfrastructureError
 from runtime.handler import Handler
 from runtime.lines import Line
-from runtime.models.errors import EndpointStopped
+from runtime.models.errors import EndpointStopped, RequestRefused
 from store.database import Database
 from store.deliveries import Delivery, complete_delivery, count_owed, fail_delivery, rest_delivery
 from store.errors import StorageError, StorageTroubleError
@@ -247,7 +248,8 @@ class Bus:
                     await self._hold(database, line, delivery, stopped)
                     return
                 if not await _machine_was_at_fault(database, error):
-                    await self._failed(database, line, delivery, error)
+                    is_final = _first(RequestRefused, error) is not None  # asked again, it would be refused again
+                    await self._failed(database, line, delivery, error, is_final=is_final)
                     return
             else:
                 return
@@ -266,7 +268,7 @@ class Bus:
             await database.save(lambda transaction: transaction.publish(told))
 
     async def _hold(self, database: Database, line: Line, delivery: Delivery, error: EndpointStopped) -> None:
-        """Hand out nothing more of a run until the key that was refused may be tried again; everything stays owed.
+        """Hand out nothing more of a run until the endpoint that stopped may be tried again; everything stays owed.
 
         But for the delivery whose request was refused: that may be its own fault, and it must not be the next to try.
         """

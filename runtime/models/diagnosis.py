@@ -20,13 +20,14 @@ from runtime.models.served import listed, served_models
 from runtime.models.settings import EndpointSettings
 
 _LOOK_S = 10.0
+_OF_THE_KEY = (None, 400, 401, 402, 403, 429)  # statuses that stop an endpoint for its key or account
 
 
 async def explain(
     error: ModelError, settings: EndpointSettings, model: str, served: Sequence[str] | None
 ) -> EndpointFinding:
     """What a failed call says about the endpoint, with the next step; `served` are the models that it lists."""
-    if isinstance(error, EndpointStopped):
+    if isinstance(error, EndpointStopped) and error.status in _OF_THE_KEY:
         return bad(settings, error.reason.partition(";")[0] + _said(error), settings.key_advice)
     if isinstance(error, ContentFiltered):
         return warn(settings, f"it answers, but its content filter refused a harmless question{_said(error)}", "")

@@ -324,7 +324,7 @@ class Endpoint:
     def _stopped(self, call: Call) -> ModelError:
         fault = self._stop.fault
         assert fault is not None  # it is asked for where there is one
-        reason = f"{fault.reason}; {self.settings.key_advice}, then `cso retry --all`"
+        reason = f"{fault.reason}; {fault.advice or self.settings.key_advice}, then `cso retry --all`"
         error = fault.to_error(self.settings.name, attempts=call.attempts, reason=reason)
         error.retry_after = self._stop.pause
         return error

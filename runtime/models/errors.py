@@ -3,8 +3,8 @@
     InfrastructureError
     └── ModelError               any of the below; nobody reacted: an `error` outcome, never evidence
         ├── EndpointUnavailable  attempts or time used up: hand the delivery out again later
-        ├── EndpointStopped      key or account refused: nothing more is asked until it may be taken again
-        ├── RequestRefused       the request itself is wrong: the same one is never sent again
+        ├── EndpointStopped      key, account, model or path refused: nothing is asked until it may be tried again
+        ├── RequestRefused       the request itself is wrong: never sent again, its delivery is set aside
         ├── ContextOverflow      too long for the model: shorten the observations and ask once more
         └── ContentFiltered      the provider's filter said no: tell the agent
 
@@ -71,7 +71,7 @@ class EndpointUnavailable(ModelError):  # noqa: N818 - named for the state that 
 
 
 class EndpointStopped(ModelError):  # noqa: N818
-    """Raised when the endpoint refuses its key or account, then by later calls without asking again.
+    """Raised when the endpoint refuses key, account, model or path, then by later calls without asking again.
 
     `attempts` is 0 for a call that was not sent. After `retry_after` seconds a single call may try.
     """

@@ -67,7 +67,8 @@ class Reaction(Enum):
 class Fault:
     """One attempt that brought no reply, in plain values; `body` is redacted and cut already.
 
-    `usage` is what the endpoint counted all the same, None where it did not say.
+    `usage` is what the endpoint counted all the same, None where it did not say. `advice` says what to do about it,
+    where that is not about the key.
     """
 
     reaction: Reaction
@@ -79,6 +80,7 @@ class Fault:
     body: str = ""
     overload: bool = False
     usage: Usage | None = None
+    advice: str = ""
 
     def to_error(self, endpoint: str, *, attempts: int, reason: str = "") -> ModelError:
         """Make the error that a caller gets when this fault is where the call ends."""
@@ -97,10 +99,12 @@ class Fault:
 def status_fault(status: int, text: str, *, request_id: str = "", retry_after: float | None = None) -> Fault:
     """Sort an answer with an error status; `text` is its body without secrets."""
     reaction, error, reason = _sort_status(status, error_gist(text))
+    reason, _, advice = reason.partition("; ")
     return Fault(
         reaction=reaction,
         error=error,
         reason=reason,
+        advice=advice,
         status=status,
         request_id=request_id,
         retry_after=retry_after if reaction is Reaction.LATER else None,
@@ -144,9 +148,9 @@ def _sort_status(status: int, text: str) -> tuple[Reaction, type[ModelError], st
     if status == 413 or (status in (400, 422) and _OVERFLOW.search(text)):
         return Reaction.NEVER, ContextOverflow, "the messages do not fit into the model's context"
     if status == 404:
-        return Reaction.NEVER, RequestRefused, "unknown model or path; check model and base_url"
+        return Reaction.NEVER, EndpointStopped, "unknown model or path; check model and base_url"
     if 300 <= status < 400:
-        return Reaction.NEVER, RequestRefused, "it redirects elsewhere; put the final address into base_url"
+        return Reaction.NEVER, EndpointStopped, "it redirects elsewhere; put the final address into base_url"
     return Reaction.NEVER, RequestRefused, "the request was refused"
 
 

@@ -21,6 +21,7 @@ from runtime.daemon import Daemon, open_daemon
 from runtime.reload import apply_settings
 from runtime.simulation.behaviour import Behaviour
 from runtime.simulation.faults import Fault, FaultPlan
+from runtime.simulation.record import Entry
 from runtime.simulation.search import WorldSearch
 from runtime.simulation.server import SimulationServer
 from runtime.simulation.world import World
@@ -37,8 +38,9 @@ Working = tuple[Daemon, "Seen"]
 ONE, SMALL, LARGE = World.generate(7, 1), World.generate(11, 2), World.generate(5, 10)
 RATE = 0.3
 TIMEOUT_S = 0.3
-# A refused key is refused for good until somebody mends it: a matter of its own, below.
-PASSING = [fault for fault in Fault if fault is not Fault.UNAUTHORIZED]
+# What stops an endpoint stays until somebody mends it: a matter of its own, below.
+STOPPING = [Fault.UNAUTHORIZED, Fault.NO_MODEL]
+PASSING = [fault for fault in Fault if fault not in STOPPING]
 FILTERS = [Fault.CONTENT_FILTER, Fault.FILTERED]
 REACTED_TO = [*FILTERS, Fault.CONTEXT_LENGTH]
 NOT_REACTED_TO = [fault for fault in PASSING if fault not in REACTED_TO]
@@ -152,6 +154,13 @@ async def large() -> AsyncIterator[Facts]:
         yield facts
 
 
+def assert_committed(rates: Mapping[Fault, float], entries: Sequence[Entry]) -> None:
+    """A fault alone was committed, and most of many together: a small run does not meet every one of them."""
+    met = {entry.fault for entry in entries} - {None}
+    assert met <= {fault.value for fault in rates}
+    assert 2 * len(met) > len(rates)
+
+
 async def assert_true_end(
     world: World, data: Path, rates: Mapping[Fault, float], expected: Facts | None = None
 ) -> None:
@@ -159,7 +168,7 @@ async def assert_true_end(
     async with SimulationServer(world, behaviour=plan(rates)) as server:
         summary = await run(world, data, server, deliveries=100)
         entries = server.record.entries
-    assert {entry.fault for entry in entries} - {None} == {fault.value for fault in rates}
+    assert_committed(rates, entries)
     assert (summary.tasks_finished, summary.owed, summary.set_aside) == (summary.tasks, 0, [])
     assert_only_true_replies_count(data, world, entries, refusals=FILTERS)
     if expected is not None:
@@ -193,6 +202,40 @@ async def test_all_passing_faults_together_at_30_percent_change_nothing_that_is_
     data: Path, small: Facts
 ) -> None:
     await assert_true_end(SMALL, data, evenly(NOT_REACTED_TO, RATE), small)
+
+
+async def assert_true_end_if_told_to_try_again(
+    world: World, data: Path, rates: Mapping[Fault, float], expected: Facts | None = None
+) -> None:
+    """As `assert_true_end`, with somebody who says `cso retry` whenever something was set aside."""
+    async with (
+        SimulationServer(world, behaviour=plan(rates)) as server,
+        at_work(world, data, server) as (daemon, seen),
+    ):
+        answered = 0
+        while seen.count(TaskFinished) < len(world.tasks):
+            failed = sum(isinstance(event, DeliveryFailed) and event.dead for event in seen.events)
+            if failed > answered:
+                answered = failed
+                await daemon.control.retry()
+            else:
+                await seen.moved.wait()
+        entries = server.record.entries
+    assert_committed(rates, entries)
+    assert_only_true_replies_count(data, world, entries, refusals=FILTERS)
+    if expected is not None:
+        assert facts_of(data).differences(expected) == []
+
+
+@pytest.mark.parametrize("fault", STOPPING)
+async def test_what_stops_an_endpoint_changes_nothing_for_whoever_has_it_tried_again(
+    fault: Fault, data: Path, one: Facts
+) -> None:
+    await assert_true_end_if_told_to_try_again(ONE, data, {fault: RATE}, one)
+
+
+async def test_every_fault_there_is_together_at_30_percent_loses_no_task(data: Path) -> None:
+    await assert_true_end_if_told_to_try_again(SMALL, data, evenly(list(Fault), RATE))
 
 
 async def assert_nothing_is_decided(fault: Fault, data: Path) -> None:

@@ -90,7 +90,7 @@ async def test_rollouts_of_one_alternative_are_asked_with_seeds_of_their_own(dat
     assert len({ask.seed for ask in asked}) == len(asked) == 4
 
 
-@pytest.mark.parametrize("status", [500, 404])
+@pytest.mark.parametrize("status", [500, 503])
 async def test_trouble_with_the_best_alternative_does_not_decide_which_one_makes_the_pair(
     data: Path, status: int
 ) -> None:

@@ -84,9 +84,7 @@ OVERFLOWS = {
 
 FINAL: dict[str, tuple[Behaviour, type[ModelError]]] = {
     "400": (failure(400, "temperature must be below 2"), RequestRefused),
-    "404": (failure(404, "The model `m` does not exist.", "model_not_found"), RequestRefused),
     "422": (failure(422, "bad"), RequestRefused),
-    "redirect": (answer({}, 307, {"Location": "http://127.0.0.1:1/v1/chat/completions"}), RequestRefused),
     "content filter as a code": (failure(400, "filtered", "content_filter"), ContentFiltered),
     "content filter as a finish reason": (answer(completion("", "content_filter")), ContentFiltered),
     **{f"overflow as {name} says it": (behaviour, ContextOverflow) for name, behaviour in OVERFLOWS.items()},
@@ -185,6 +183,30 @@ async def test_a_final_fault_is_never_retried(behaviour: Behaviour, error: type[
             await endpoint.complete(REQUEST, headers={})
         assert type(caught.value) is error
         assert len(server.requests) == 1
+        assert (await endpoint.complete(REQUEST, headers={})).content == "hi"
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "what", "step"),
+    [
+        (
+            failure(404, "The model `m` does not exist.", "model_not_found"),
+            "unknown model or path",
+            "model and base_url",
+        ),
+        (answer({}, 307, {"Location": "http://127.0.0.1:1/v1"}), "it redirects elsewhere", "the final address"),
+    ],
+    ids=["404", "redirect"],
+)
+async def test_a_wrong_model_or_address_stops_the_endpoint_with_what_to_do(
+    behaviour: Behaviour, what: str, step: str
+) -> None:
+    async with serve(behaviour, GOOD) as server, endpoint_for(server.url) as endpoint:
+        for _ in range(3):
+            with pytest.raises(EndpointStopped, match=f"{what}; .*{step}.*, then `cso retry --all`"):
+                await endpoint.complete(REQUEST, headers={})
+        assert len(server.requests) == 1
+        endpoint.ask_again()
         assert (await endpoint.complete(REQUEST, headers={})).content == "hi"
 
 

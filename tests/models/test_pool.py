@@ -233,7 +233,7 @@ async def test_a_trajectory_waits_for_its_replica_when_another_has_little_more_r
 
 
 async def test_a_final_fault_is_asked_of_no_other_replica() -> None:
-    async with bench(failure(404), failure(404)) as two:
+    async with bench(failure(422), failure(422)) as two:
         with pytest.raises(RequestRefused):
             await two.ask()
         assert sum(each.asked for each in two.replicas) == 1

@@ -12,6 +12,7 @@ import pytest
 from runtime.bus import Bus, Retries
 from runtime.errors import InfrastructureError
 from runtime.handler import Result, nothing_more
+from runtime.models.errors import RequestRefused
 from store.database import Database
 from store.deliveries import count_owed, revive_deliveries
 from store.events import DeliveryFailed, Event, TaskFinished, TaskSubmitted
@@ -253,6 +254,22 @@ async def test_a_delivery_that_fails_for_too_long_is_set_aside_with_attempts_lef
         await database.write(revive_deliveries)
         (row,) = await database.fetch("SELECT dead, attempts, failing FROM deliveries")
     assert tuple(row) == (0, 0, None)
+
+
+async def test_a_request_that_is_refused_for_itself_is_not_made_again(tmp_path: Path) -> None:
+    bus = quick_bus()
+
+    async def refuse(_event: Event) -> Result:
+        raise RequestRefused("temperature must be below 2", endpoint="policy", status=400)
+
+    handler = Scripted(refuse)
+    async with opened(tmp_path, bus) as database:
+        run = await begin(database)
+        await database.write(lambda t: submit(t, run, 3))
+        await drain(bus, database, handler)
+        rows = await database.fetch("SELECT dead, attempts FROM deliveries")
+    assert [tuple(row) for row in rows] == [(1, 1)] * 3
+    assert len(handler.given) == 3
 
 
 @pytest.mark.parametrize("capacity", [2, 4, 64])

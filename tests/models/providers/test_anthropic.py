@@ -189,7 +189,7 @@ FINAL: dict[str, tuple[Behaviour, type[ModelError]]] = {
     ),
     "billing": (answer(error("billing_error", "pay"), 402), EndpointStopped),
     "forbidden": (answer(error("permission_error", "not yours"), 403), EndpointStopped),
-    "no such model": (answer(error("not_found_error", "model: m"), 404), RequestRefused),
+    "no such model": (answer(error("not_found_error", "model: m"), 404), EndpointStopped),
     "bad request": (answer(error("invalid_request_error", "messages: too few"), 400), RequestRefused),
 }
 

@@ -186,7 +186,7 @@ FINAL: dict[str, tuple[Behaviour, type[ModelError]]] = {
     "filter": (answer(converse("content_filtered")), ContentFiltered),
     "access denied": (refused("AccessDeniedException", "You don't have access to the model", 403), EndpointStopped),
     "expired": (refused("ExpiredTokenException", "The security token is expired", 403), EndpointStopped),
-    "no such model": (refused("ResourceNotFoundException", "no model m", 404), RequestRefused),
+    "no such model": (refused("ResourceNotFoundException", "no model m", 404), EndpointStopped),
     "bad request": (refused("ValidationException", "The model identifier is invalid", 400), RequestRefused),
 }
 
