@@ -23,6 +23,7 @@ from runtime.config.settings import Api, Settings
 from runtime.daemon import Daemon, open_daemon
 from runtime.errors import ConfigError
 from runtime.logs import configure_logs
+from runtime.machine import collect_garbage_seldom
 from runtime.notice import posted
 from runtime.reload import Reloaded, apply_settings
 from runtime.sandbox import guard_own_process
@@ -49,6 +50,7 @@ async def around(
     Raises:
         ConfigError: the API cannot listen there.
     """
+    collect_garbage_seldom()
     live = Live(daemon=daemon)
     daemon.bus.watch(live.note)
 

@@ -27,10 +27,15 @@ def content_digest(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=16).digest()
 
 
-def encode_blob(content: bytes) -> bytes:
+def make_compressor() -> zstandard.ZstdCompressor:
+    """What compresses blobs; for one thread, where it is worth keeping."""
+    return zstandard.ZstdCompressor(level=_LEVEL, write_checksum=False)
+
+
+def encode_blob(content: bytes, compressor: zstandard.ZstdCompressor | None = None) -> bytes:
     """The stored form of a content: one marker byte, then the bytes, compressed if that is shorter."""
     if len(content) >= _COMPRESS_FROM:
-        packed = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=False).compress(content)
+        packed = (compressor or make_compressor()).compress(content)
         if len(packed) < len(content):
             return _ZSTD + packed
     return _PLAIN + content
@@ -67,6 +72,7 @@ class BlobWriter:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self._compressor = make_compressor()
         self._ids: dict[str, int] = {}
         self._held = 0
 
@@ -85,14 +91,14 @@ class BlobWriter:
     def content(self, content: bytes) -> int:
         """The id of some bytes, storing them if they are new."""
         digest = content_digest(content)
-        row = self._connection.execute("SELECT id FROM blobs WHERE digest = ?", (digest,)).fetchone()
-        if row is not None:
-            return int(row[0])
-        cursor = self._connection.execute(
-            "INSERT INTO blobs (digest, data) VALUES (?, ?)", (digest, encode_blob(content))
-        )
-        assert cursor.lastrowid is not None  # an INSERT that did not raise has given one
-        return cursor.lastrowid
+        # Most are new, so that looking first would only cost.
+        row = self._connection.execute(
+            "INSERT INTO blobs (digest, data) VALUES (?, ?) ON CONFLICT (digest) DO NOTHING RETURNING id",
+            (digest, encode_blob(content, self._compressor)),
+        ).fetchone()
+        if row is None:
+            row = self._connection.execute("SELECT id FROM blobs WHERE digest = ?", (digest,)).fetchone()
+        return int(row[0])
 
     def forget(self) -> None:
         """Drop the remembered ids."""

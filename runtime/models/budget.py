@@ -47,6 +47,8 @@ class Caps:
 
     def may_be_reached(self, account: _Account) -> bool:
         """Whether the calls on their way may reach a cap, or nothing is known yet of what calls take."""
+        if not self:
+            return False
         if account.open and not account.bought.calls and (self.tokens or self.micros):
             return True
         return self.reached(account.expected) is not None
@@ -86,6 +88,7 @@ class Budget:
         self._runs: defaultdict[int, _Account] = defaultdict(_Account)
         self._tasks: defaultdict[int, _Account] = defaultdict(_Account)
         self._landed = anyio.Event()
+        self._waiting = 0
         self._counted = -1  # up to this event, by `load`
         self._unsettled: list[CallCompleted] | None = None
 
@@ -156,7 +159,11 @@ class Budget:
         while not ends_step and self._may_not_fit(run, task):
             if spent := self.spent(run=run, task=task):
                 raise spent
-            await self._landed.wait()
+            self._waiting += 1
+            try:
+                await self._landed.wait()
+            finally:
+                self._waiting -= 1
         accounts = self._runs[run], self._tasks[task]
         for account in accounts:
             account.open += 1
@@ -171,8 +178,9 @@ class Budget:
         return self._run_caps.may_be_reached(self._runs[run]) or self._task_caps.may_be_reached(self._tasks[task])
 
     def _wake(self) -> None:
-        self._landed.set()
-        self._landed = anyio.Event()
+        if self._waiting:
+            self._landed.set()
+            self._landed = anyio.Event()
 
     def _count(self, event: CallCompleted) -> None:
         if event.seq <= self._counted:  # the reader had seen it before we were told

@@ -253,9 +253,7 @@ class Endpoint:
         self._retried += call.attempts > 0
         call.attempts += 1
         started = anyio.current_time()
-        # A request that is out will be billed: its reply is waited for, within the attempt's timeout.
-        with anyio.CancelScope(shield=True):
-            answer = await self._send(call, started)
+        answer = await self._send(call, started)
         latency = anyio.current_time() - started
         if not isinstance(answer, Answer):
             self._note_fault(answer, call, permit, is_trial=is_trial)
@@ -272,7 +270,8 @@ class Endpoint:
     async def _send(self, call: Call, started: float) -> Answer | Fault:
         """Send the request, within the time that an attempt may take."""
         until = min(started + self.settings.timeout, call.deadline)
-        with anyio.CancelScope(deadline=until):
+        # A request that is out will be billed, so whoever is cancelled meanwhile waits for its reply all the same.
+        with anyio.CancelScope(deadline=until, shield=True):
             return await self._transport.send(call.body, call.headers)
         return timeout_fault(until - started, overload=until - started >= self.settings.timeout)
 
