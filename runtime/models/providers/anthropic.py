@@ -19,7 +19,8 @@ from runtime.models.bodies import Answer, count, parse_json, text_of
 from runtime.models.capabilities import fit
 from runtime.models.chat import ChatRequest, Usage, to_json
 from runtime.models.faults import Fault, body_fault, connection_fault, filter_fault
-from runtime.models.providers.http import NETWORK_ERRORS, make_http_client, make_timeout, refusal, without_secrets
+from runtime.models.providers.http import refusal, without_secrets
+from runtime.models.providers.sdk import SDK_NETWORK_ERRORS, make_http_client, make_timeout
 from runtime.models.rates import HEADER_PREFIX
 from runtime.models.retry import seconds_until
 from runtime.models.settings import PLACEHOLDER_KEY, EndpointSettings
@@ -82,8 +83,15 @@ class AnthropicTransport:
         try:
             response = await self._post(_MESSAGES_PATH, body, headers)
         except APIStatusError as error:
-            return refusal(error.response, self._settings.secrets, request_id=_request_id(error.response))
-        except (AnthropicError, *NETWORK_ERRORS) as error:
+            answer = error.response
+            return refusal(
+                answer.status_code,
+                answer.headers,
+                answer.content,
+                self._settings.secrets,
+                request_id=_request_id(answer),
+            )
+        except (AnthropicError, *SDK_NETWORK_ERRORS) as error:
             elapsed = anyio.current_time() - started
             return connection_fault(error, elapsed=elapsed, connect_timeout=self._settings.connect_timeout)
         if report := _request_limit(response.headers):
@@ -96,7 +104,7 @@ class AnthropicTransport:
         asked = {name: request[name] for name in ("model", "messages", "system") if name in request}
         try:
             response = await self._post(_COUNT_PATH, orjson.dumps(asked), {})
-        except (AnthropicError, *NETWORK_ERRORS):
+        except (AnthropicError, *SDK_NETWORK_ERRORS):
             return None
         document = parse_json(response.content)
         return count(document.get("input_tokens")) or None if isinstance(document, dict) else None
