@@ -14,7 +14,7 @@ from pathlib import Path
 
 import anyio
 
-from benchmarks.figures import Figure, Lag, pin, run_alone, unpin
+from benchmarks.figures import ROUNDS, Figure, Lag, pin, run_alone, unpin
 from benchmarks.server import serving
 from benchmarks.workload import Collecting, NoCode, StepsOnly, collecting
 from runtime.sandbox import ProcessSandbox
@@ -51,17 +51,20 @@ async def with_code(folder: Path, url: str, lag: Lag) -> float:
 
 
 def measure_without_code() -> list[Figure]:
-    """The figures of agents that run no code, on one core."""
-    lag = Lag()
+    """The figures of agents that run no code, on one core: the best of some rounds."""
+    rounds = []
     with (
         tempfile.TemporaryDirectory(prefix="cso-bench-") as folder,
         serving(latency=QUICK_REPLY_S, tasks=AGENTS, steps=STEPS) as url,
     ):
         pin(0)
         try:
-            seconds = anyio.run(without_code, Path(folder), url, lag)
+            for number in range(ROUNDS):
+                lag = Lag()
+                rounds.append((anyio.run(without_code, Path(folder) / str(number), url, lag), lag))
         finally:
             unpin()
+    seconds, lag = min(rounds, key=lambda one: one[0])
     return [
         Figure(
             name=f"{AGENTS} agents, {CALLS} calls of {QUICK_REPLY_S} s, no code",

@@ -23,7 +23,7 @@ import httpx2
 import orjson
 from openai import AsyncOpenAI, DefaultAioHttpClient, DefaultAsyncHttpxClient
 
-from benchmarks.figures import Figure, pin, run_alone, unpin
+from benchmarks.figures import ROUNDS, Figure, pin, run_alone, unpin
 from benchmarks.server import ANSWER, REPLY_CHARACTERS, serving
 from benchmarks.texts import Texts
 from runtime.models.chat import ChatRequest
@@ -181,13 +181,18 @@ async def bare_sdk(url: str, http: httpx2.AsyncClient) -> Speed:
 
 
 async def _run(folder: Path, url: str) -> dict[str, Speed]:
+    """The best round of each, taken in turn."""
     limits = httpx2.Limits(max_connections=IN_FLIGHT)
-    return {
-        "aiohttp and orjson": await bare_aiohttp(url),
-        "journalled client": await journalled(folder, url),
-        "openai SDK on aiohttp": await bare_sdk(url, DefaultAioHttpClient(limits=limits)),
-        "openai SDK": await bare_sdk(url, DefaultAsyncHttpxClient(limits=limits)),
-    }
+    best: dict[str, Speed] = {}
+    for number in range(ROUNDS):
+        for name, speed in (
+            ("aiohttp and orjson", await bare_aiohttp(url)),
+            ("journalled client", await journalled(folder / str(number), url)),
+            ("openai SDK on aiohttp", await bare_sdk(url, DefaultAioHttpClient(limits=limits))),
+            ("openai SDK", await bare_sdk(url, DefaultAsyncHttpxClient(limits=limits))),
+        ):
+            best[name] = max(best.get(name, speed), speed, key=lambda one: one.calls)
+    return best
 
 
 def measure_all() -> list[Figure]:

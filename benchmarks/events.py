@@ -20,7 +20,7 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 
-from benchmarks.figures import Figure, percentile, run_alone
+from benchmarks.figures import ROUNDS, Figure, percentile, run_alone
 from runtime.bus import Bus, Retries
 from runtime.config.settings import Settings
 from runtime.handler import Result, nothing_more
@@ -175,7 +175,7 @@ def measure() -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="cso-bench-") as name:
         folder = Path(name)
         single, grouped = raw_rows(folder, 1), raw_rows(folder, RAW_GROUP)
-        rate = anyio.run(partial(throughput, folder / "throughput"))
+        rate = max(anyio.run(partial(throughput, folder / f"throughput {one}")) for one in range(ROUNDS))
         delays = [1e3 * delay for delay in anyio.run(partial(latency, folder / "latency"))]
     return [
         Figure(name="SQLite alone, one row a commit", value=single, unit="/s"),

@@ -19,6 +19,9 @@ import orjson
 
 from runtime.machine import collect_garbage_seldom
 
+ROUNDS = 3
+"""How often what takes seconds is measured, of which the best counts: what else a machine does comes in waves."""
+
 _TICK_S = 0.005
 _CORES = frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else frozenset[int]()
 
