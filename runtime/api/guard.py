@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from runtime.config.settings import Api
+from runtime.loopback import is_loopback
 
 OPEN_PATHS = ("/healthz",)  # a supervisor may look without a token
 _BEARER = "Bearer "
@@ -24,16 +24,6 @@ _BEARER = "Bearer "
 def api_token(settings: Api, environ: Mapping[str, str]) -> str | None:
     """The token that requests must carry, if any is set."""
     return environ.get(settings.token_env, "").strip() or None if settings.token_env else None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address, or the name localhost, can be reached from this machine alone."""
-    if host.rstrip(".").lower() == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def make_guard(*, token: str | None) -> Middleware:

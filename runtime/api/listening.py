@@ -11,10 +11,11 @@ from typing import cast
 from aiohttp import web
 
 from runtime.api.app import make_app
-from runtime.api.guard import api_token, is_loopback
+from runtime.api.guard import api_token
 from runtime.api.live import Live
 from runtime.config.settings import Api
 from runtime.errors import ConfigError
+from runtime.loopback import is_loopback
 
 _MIB = 1 << 20
 # Requests under way when the daemon ends have this long, in seconds.

@@ -198,7 +198,8 @@ def connection_fault(error: BaseException, *, elapsed: float, connect_timeout: f
     names = " ← ".join(dict.fromkeys(type(cause).__name__ for cause in causes))
     if any(isinstance(cause, TimeoutError) for cause in causes):
         return timeout_fault(elapsed, overload=False)
-    if any(isinstance(cause, ConnectionRefusedError) or "Connector" in type(cause).__name__ for cause in causes):
+    unreached = (ConnectionRefusedError, UnicodeError)
+    if any(isinstance(cause, unreached) or "Connector" in type(cause).__name__ for cause in causes):
         # Nobody listens, or no such host: asking again at once would only spin.
         return Fault(reaction=Reaction.LATER, error=EndpointUnavailable, reason=f"cannot connect: {names}")
     if "Timeout" in names and len(causes) < 2 and elapsed >= connect_timeout:

@@ -9,7 +9,8 @@ import aiohttp
 from runtime.models.faults import Fault, status_fault
 from runtime.models.retry import retry_after
 
-NETWORK_ERRORS = (aiohttp.ClientError, OSError)
+# UnicodeError: the name of a host cannot be one.
+NETWORK_ERRORS = (aiohttp.ClientError, OSError, UnicodeError)
 KEEPALIVE_SECONDS = 4.0  # below the 5 s after which uvicorn, under most local servers, closes idle connections
 MOST_CONNECTIONS = 4096
 _LONGEST_TEXT = 100_000

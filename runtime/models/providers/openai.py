@@ -18,6 +18,7 @@ import anyio
 import orjson
 import yarl
 
+from runtime.loopback import is_loopback
 from runtime.models.bodies import Answer, count, parse_json, read_answer
 from runtime.models.capabilities import fit
 from runtime.models.chat import ChatRequest
@@ -129,12 +130,19 @@ class OpenAITransport:
 
 
 def make_transport(settings: EndpointSettings, learn: Learn) -> OpenAITransport:
-    """A transport that reads nothing from the environment."""
+    """A transport that takes nothing from the environment but the proxy."""
     headers = {**dict(settings.headers), "Authorization": f"Bearer {settings.api_key or PLACEHOLDER_KEY}"}
     return OpenAITransport(settings, learn, settings.base_url + COMPLETIONS_PATH, headers)
 
 
 def _proxy_for(url: str) -> str | None:
-    """The proxy that the environment names for an address, looked up once instead of at every request."""
+    """The proxy that the environment names for an address, looked up once instead of at every request.
+
+    None for this machine itself: to a proxy elsewhere, loopback is another one.
+    """
     parts = urlsplit(url)
-    return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
+    if is_loopback(parts.hostname or "") or proxy_bypass(parts.netloc):
+        return None
+    proxies = getproxies()
+    named = proxies.get(parts.scheme) or proxies.get("all")
+    return f"http://{named}" if named and "://" not in named else named

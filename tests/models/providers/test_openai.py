@@ -13,7 +13,7 @@ from openai import AsyncOpenAI
 from runtime.errors import ConfigError
 from runtime.models.capabilities import Capabilities, capabilities_of
 from runtime.models.endpoint import Endpoint
-from runtime.models.errors import ContextOverflow
+from runtime.models.errors import ContextOverflow, EndpointUnavailable
 from runtime.models.settings import EndpointSettings
 from store.messages import Message, image_url
 from tests.models.providers.speaking import PICTURE, REQUEST, SEEING, Asked, endpoint, reply, speaking, wire
@@ -136,6 +136,36 @@ async def test_a_tokenizer_that_is_not_there_is_not_asked_for_ever() -> None:
         for _ in range(6):
             await asked.complete(REQUEST, headers={})
     assert [each.path for each in server.asked].count("/tokenize") == 3
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "all_proxy"])
+@pytest.mark.parametrize("scheme", ["http://", ""])
+async def test_a_proxy_that_the_environment_names_is_asked(
+    monkeypatch: pytest.MonkeyPatch, variable: str, scheme: str
+) -> None:
+    async with speaking(vllm) as proxy:
+        monkeypatch.setenv(variable, scheme + proxy.url.removeprefix("http://"))
+        async with policy("http://models.example") as asked:
+            got = await asked.complete(REQUEST, headers={})
+    assert got.content == "hi END of it"
+    assert proxy.asked[0].headers["host"] == "models.example"
+
+
+async def test_what_runs_on_this_machine_is_not_asked_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with speaking(vllm) as proxy, speaking(vllm) as server:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        async with policy(server.url) as asked:
+            await asked.complete(REQUEST, headers={})
+    assert (len(proxy.asked), len(server.asked)) == (0, 1)
+
+
+@pytest.mark.parametrize("host", ["a..example", f"{'a' * 64}.example"])
+async def test_a_host_that_cannot_be_one_is_not_reached(host: str) -> None:
+    async with policy(f"http://{host}") as asked:
+        with pytest.raises(EndpointUnavailable, match="cannot connect"):
+            await asked.complete(REQUEST, headers={})
 
 
 @pytest.mark.parametrize(("provider", "package"), [("anthropic", "anthropic"), ("bedrock", "aiobotocore")])
