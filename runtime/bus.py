@@ -82,9 +82,13 @@ class Bus:
         retries: how failed deliveries are put off; may be set anew while the bus runs.
         capacity: how many deliveries wait in memory for each handler; the rest wait in the database.
         redact: takes what must not be stored out of an error's text.
+
+    Attributes:
+        stands: whether the cap that a handler ran into is still reached; to be set by whoever knows.
     """
 
     def __init__(self, *, retries: Retries, capacity: int, redact: Callable[[str], str] = str) -> None:
+        self.stands: Callable[[BudgetSpentError], bool] = lambda _error: True
         self._retries = retries
         self._redact = redact
         self._capacity = capacity
@@ -152,6 +156,8 @@ class Bus:
             work.scope.cancel()
         for left in waits:
             await left.wait()
+        # Whoever took the run up again meanwhile found them at work.
+        self.look()
 
     def look(self) -> None:
         """The database may owe more than we know of, as after deliveries were put back."""
@@ -242,6 +248,8 @@ class Bus:
                 await database.save(partial(complete_delivery, delivery=delivery, result=result))
             except Exception as error:  # noqa: BLE001 - the border of a stage: its defect must not stop the others
                 if spent := _first(BudgetSpentError, error):
+                    if not self.stands(spent):
+                        continue  # the cap was raised while other calls of the delivery were on their way
                     await self._rest(database, delivery, spent)
                     return
                 if stopped := _first(EndpointStopped, error):

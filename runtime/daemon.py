@@ -154,6 +154,7 @@ async def open_daemon(
         )
         models.prices, models.budget = price_list(settings), await open_budget(settings, roles, database)
         bus.watch(models.budget.note)
+        bus.stands = models.budget.stands
         sandbox = await stack.enter_async_context(ProcessSandbox())
         workspaces = Workspaces(
             workspaces_folder(settings.run.data),

@@ -139,6 +139,12 @@ class Budget:
             return BudgetSpentError(run=run, task=task, setting=f"budget.task_{name}", cap=cap, spent=bought)
         return None
 
+    def stands(self, error: BudgetSpentError) -> bool:
+        """Whether what was refused once would be refused again; its cap may have been raised since."""
+        if error.task is None:
+            return self._run_caps.reached(self._runs[error.run].bought) is not None
+        return self._task_caps.reached(self._tasks[error.task].bought) is not None
+
     def spent_tasks(self) -> list[int]:
         """The unfinished tasks that have reached a cap of their own."""
         return [number for number, task in self._tasks.items() if self._task_caps.reached(task.bought) is not None]

@@ -77,6 +77,16 @@ async def test_calls_side_by_side_do_not_overshoot_a_cap_on_calls() -> None:
     assert refused[0].task is None
 
 
+@pytest.mark.parametrize("task", [None, TASK])
+async def test_a_refusal_stands_until_its_cap_is_raised(task: int | None) -> None:
+    budget = Budget()
+    await buy(budget)
+    error = BudgetSpentError(run=RUN, task=task, setting="budget.calls", cap=1, spent=1)
+    for calls, stands in ((1, True), (2, False), (0, False)):
+        budget._run_caps = budget._task_caps = Caps(calls=calls)
+        assert budget.stands(error) is stands
+
+
 async def test_a_call_that_brings_nothing_makes_room_for_one_that_waits() -> None:
     budget = Budget(run=Caps(calls=1))
     waiting = anyio.Event()

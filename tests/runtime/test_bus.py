@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from runtime.bus import Bus, Retries
-from runtime.errors import InfrastructureError
+from runtime.errors import BudgetSpentError, InfrastructureError
 from runtime.handler import Result, nothing_more
 from runtime.models.errors import RequestRefused
 from store.database import Database
@@ -298,3 +298,60 @@ async def test_a_task_of_higher_priority_passes_those_that_wait_already(tmp_path
             release.set()
     low = [f"t0-{number}" for number in range(1, 12)]
     assert order == ["t0-0", "t9-0", "t9-1", "t7-0", "t7-1", *low, "t-1-0", "t-1-1", "t-1-2"]
+
+
+@contextlib.asynccontextmanager
+async def one_at_work(
+    folder: Path, bus: Bus, ending: Callable[[], None]
+) -> AsyncIterator[tuple[Database, anyio.Event]]:
+    """A bus whose one delivery is in work, and an event that has it end as `ending` says; once more it goes well."""
+    begun, go_on = anyio.Event(), anyio.Event()
+
+    async def react(_event: Event) -> Result:
+        if not begun.is_set():
+            begun.set()
+            with anyio.CancelScope(shield=True):  # as for a reply that is being paid for
+                await go_on.wait()
+            await anyio.lowlevel.checkpoint()
+            ending()
+        return nothing_more
+
+    async with opened(folder, bus) as database, anyio.create_task_group() as tasks:
+        run = await begin(database)
+        await database.write(lambda t: submit(t, run, 1))
+        tasks.start_soon(bus.run, database, [Scripted(react)])
+        with anyio.fail_after(DEADLINE_S):
+            await begun.wait()
+            yield database, go_on
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_run_that_is_taken_up_again_while_its_work_is_still_let_go_of_goes_on(tmp_path: Path) -> None:
+    bus = Bus(retries=Retries(max_delay=3600.0), capacity=4)
+    async with one_at_work(tmp_path, bus, lambda: None) as (database, go_on), anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: bus.withdraw(run=1))
+        await anyio.wait_all_tasks_blocked()
+        bus.admit([1])
+        # Until the database has been asked, which owes nothing that is not at work.
+        while bus._lines[0]._behind:  # noqa: ASYNC110
+            await anyio.sleep(0.01)
+        go_on.set()
+        await bus.wait_until_drained(database)
+
+
+async def test_a_refusal_of_a_budget_that_has_been_raised_since_rests_nothing(tmp_path: Path) -> None:
+    caps = [5]
+
+    def refuse() -> None:
+        raise BudgetSpentError(run=1, task=None, setting="budget.calls", cap=5, spent=5)
+
+    bus = Bus(retries=Retries(max_delay=3600.0), capacity=4)
+    bus.stands = lambda error: error.spent >= caps[0]
+    async with one_at_work(tmp_path, bus, refuse) as (database, go_on):
+        caps[0] = 10
+        bus.admit([1])
+        await anyio.wait_all_tasks_blocked()
+        go_on.set()
+        await bus.wait_until_drained(database)
+        assert await count_owed(database, [1]) == 0
+    assert bus.runs == {1}
