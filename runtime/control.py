@@ -141,7 +141,7 @@ class LocalControl:
             )
 
         new = await self._database.write(write)
-        self._admit(chosen)
+        await self._take_up(chosen)
         return Submitted(new=new, known=len(parcels) - new)
 
     async def cancel(self, *, run: str, task: str) -> int:
@@ -173,6 +173,11 @@ class LocalControl:
         """Take a run up again; see Control."""
         await self._database.write(partial(set_paused, run=(await self._run(run)).id, paused=False))
         return self._admit(await self._run(run))
+
+    async def _take_up(self, run: Run) -> None:
+        """Have the bus work on a run that it does not work on yet, unless it was paused meanwhile."""
+        if self._bus is not None and run.id not in self._bus.runs:
+            self._admit(await self._run(run.name))
 
     def _admit(self, run: Run) -> bool:
         """Have the bus work on a run if it is to; whether it does."""

@@ -62,7 +62,7 @@ async def live_status(live: Live) -> dict[str, JsonValue]:
         "state": live.state,
         "trouble": str(daemon.database.trouble) if daemon.database.trouble else None,
         "data": str(daemon.settings.run.data.absolute()),
-        "serving": [names[run] for run in sorted(daemon.bus.runs)],
+        "serving": [run.name for run in runs if run.id in daemon.bus.runs],
         "paused": [run.name for run in runs if run.paused],
         "rollouts": {"in_use": daemon.slots.in_use, "limit": daemon.slots.total},
         "at_work": await _at_work(daemon),

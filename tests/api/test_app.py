@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from runtime.api.app import make_app
+from store.writer import Write
 from tests.api.conftest import DEADLINE_S, Server
 
 TASK = {"record": {"id": "a", "question": "What is a?", "answer": "42"}}
@@ -121,7 +122,8 @@ async def test_where_a_token_is_set_everything_but_healthz_wants_it(server: Serv
 async def test_status_tells_what_the_daemon_is_doing_now(server: Server) -> None:
     await server.submit("a", "b", "c")
     with anyio.fail_after(DEADLINE_S):
-        while len(server.models.asks) < 3:  # noqa: ASYNC110 - a list has no event
+        # Neither a list nor the meter has an event.
+        while len(server.models.asks) < 3 or server.work.live.lag.read() is None:  # noqa: ASYNC110
             await anyio.sleep(0.01)
     daemon = (await server.ask("GET", "/v1/daemon")).json
     assert (daemon["state"], daemon["trouble"], daemon["serving"]) == ("working", None, ["test"])
@@ -150,3 +152,23 @@ async def test_a_daemon_that_stops_takes_nothing_new_and_says_so_to_its_supervis
     server.work.live.stopping = True
     assert ((await server.ask("GET", "/healthz")).status, (await server.submit("a")).status) == (503, 503)
     assert (await server.ask("GET", "/v1/daemon")).json["state"] == "stopping"
+
+
+async def test_a_run_that_is_paused_while_tasks_are_being_taken_stays_paused(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = server.work.daemon
+    control, write = daemon.control, daemon.database.write
+
+    async def paused_right_after(change: Write[object]) -> object:
+        monkeypatch.undo()
+        result = await write(change)
+        await control.pause("test")
+        return result
+
+    monkeypatch.setattr(daemon.database, "write", paused_right_after)
+    assert (await server.submit("a")).json["new"] == 1
+    assert daemon.bus.runs == frozenset()
+    assert (await server.ask("POST", "/v1/runs/test/resume")).json["serving"] is True
+    server.may_answer.set()
+    await server.until("task-finished", 1)
