@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 
 import anyio
@@ -10,7 +10,7 @@ import anyio
 from handlers.judging.outcome import judge_answer
 from runtime.errors import InfrastructureError
 from runtime.executor import Rank
-from runtime.models.errors import EndpointStopped
+from runtime.models.errors import EndpointStopped, RequestRefused
 from runtime.rollout import Ended
 from runtime.services import Services
 from store.events import Event, Outcome
@@ -57,8 +57,7 @@ async def finish_all(work: Iterable[Callable[[], Awaitable[object]]]) -> None:
 
     Raises:
         EndpointStopped: a key was refused, which goes before what may pass.
-        InfrastructureError: some failed for no fault of ours, after all have ended: the error itself where it is the
-            only one, otherwise one with the message of the first.
+        InfrastructureError: some failed for no fault of ours, after all have ended; see `together`.
         Exception: one failed by a defect, which goes before that.
     """
     failures: list[Exception] = []
@@ -78,7 +77,14 @@ async def finish_all(work: Iterable[Callable[[], Awaitable[object]]]) -> None:
     stopped = [error for error in failures if isinstance(error, EndpointStopped)]
     if stopped:
         raise max(stopped, key=lambda error: error.attempts)  # whose own request was refused
-    if len(failures) == 1:
-        raise failures[0]
     if failures:
-        raise InfrastructureError(f"{failures[0]} (and {len(failures) - 1} more)") from failures[0]
+        raise together([error for error in failures if isinstance(error, InfrastructureError)])
+
+
+def together(failures: Sequence[InfrastructureError]) -> InfrastructureError:
+    """The one error for several: the first itself where it is the only one or all were refused for themselves."""
+    if len(failures) == 1 or all(isinstance(error, RequestRefused) for error in failures):
+        return failures[0]
+    error = InfrastructureError(f"{failures[0]} (and {len(failures) - 1} more)")
+    error.__cause__ = failures[0]
+    return error

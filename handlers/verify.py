@@ -10,7 +10,7 @@ from functools import partial
 from typing import ClassVar
 
 from handlers.evidence import alternatives_to_verify, verified
-from handlers.rollouts import finish_all, roll_out
+from handlers.rollouts import finish_all, roll_out, together
 from runtime.errors import InfrastructureError
 from runtime.executor import Rank
 from runtime.handler import Result, nothing_more
@@ -58,7 +58,7 @@ class Verify:
             if settings.verify.first_success and await self._flipped(alternative, candidates[0]):
                 return nothing_more
         if failures:
-            raise failures[0]
+            raise together(failures)
         return nothing_more
 
     async def _branch(self, task: Task, candidate: Candidate, ordinal: int) -> None:

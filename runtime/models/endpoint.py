@@ -324,7 +324,9 @@ class Endpoint:
         fault = self._stop.fault
         assert fault is not None  # it is asked for where there is one
         reason = f"{fault.reason}; {fault.advice or self.settings.key_advice}, then `cso retry --all`"
-        error = fault.to_error(self.settings.name, attempts=call.attempts, reason=reason)
+        # An attempt that failed of something else before says nothing about the call's own request.
+        is_own = call.fault is not None and call.fault.error is EndpointStopped
+        error = fault.to_error(self.settings.name, attempts=call.attempts if is_own else 0, reason=reason)
         error.retry_after = self._stop.pause
         return error
 

@@ -73,7 +73,7 @@ class EndpointUnavailable(ModelError):  # noqa: N818 - named for the state that 
 class EndpointStopped(ModelError):  # noqa: N818
     """Raised when the endpoint refuses key, account, model or path, then by later calls without asking again.
 
-    `attempts` is 0 for a call that was not sent. After `retry_after` seconds a single call may try.
+    `attempts` is 0 for a call whose own request was not refused. After `retry_after` seconds a single call may try.
     """
 
 

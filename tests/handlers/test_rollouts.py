@@ -51,6 +51,12 @@ async def test_of_several_failures_the_first_is_told_and_the_others_are_counted(
     assert caught.value.__cause__ is REFUSED
 
 
+async def test_requests_that_were_all_refused_for_themselves_are_told_as_such() -> None:
+    with pytest.raises(RequestRefused) as caught:
+        await finish_all([failing(REFUSED), failing(RequestRefused("too hot", endpoint="policy"))])
+    assert caught.value is REFUSED
+
+
 @pytest.mark.parametrize("error", [SPENT, ZeroDivisionError("ours")])
 async def test_what_is_no_trouble_of_others_goes_before_trouble(error: Exception) -> None:
     with pytest.raises(type(error)):

@@ -326,6 +326,32 @@ async def test_calls_that_wait_learn_of_the_refused_key_without_asking() -> None
     assert (stopped, len(server.requests)) == (20, 1)
 
 
+async def test_a_call_that_had_failed_of_something_else_is_not_the_one_whose_key_was_refused() -> None:
+    ill, refused = anyio.Event(), anyio.Event()
+
+    async def fails_late(request: web.Request) -> web.StreamResponse:
+        ill.set()
+        await refused.wait()
+        return await failure(500)(request)
+
+    async with serve(fails_late, failure(401)) as server, endpoint_for(server.url) as endpoint:
+        errors: list[EndpointStopped] = []
+
+        async def call() -> None:
+            with pytest.raises(EndpointStopped) as caught:
+                await endpoint.complete(REQUEST, headers={})
+            errors.append(caught.value)
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                group.start_soon(call)
+                await ill.wait()
+                await call()
+                refused.set()
+    assert [error.attempts for error in errors] == [1, 0]
+    assert len(server.requests) == 2
+
+
 async def test_once_the_pause_is_over_a_single_call_tries_the_key_and_the_others_wait_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
