@@ -103,7 +103,6 @@ async def cancel(request: web.Request) -> web.Response:
     """Give a task up."""
     run, task = request.match_info["run"], request.match_info["task"]
     dropped = await _working(request).control.cancel(run=run, task=task)
-    _log.info("task cancelled", run=run, task=task, deliveries=dropped)
     return _json({"run": run, "task": task, "deliveries": dropped})
 
 

@@ -26,6 +26,6 @@ def exit_code(worked: Worked) -> int:
     if resting := worked.summary.resting_tasks:
         say(f"{resting} tasks have spent their own budget: raise budget.task_…, the same command goes on with them")
     if worked.summary.set_aside:
-        say("some work was set aside after repeated failures: see `cso status`, put it back with `cso retry`")
+        say("some work was set aside: see `cso status`, mend the cause, put it back with `cso retry --all`")
         return EXIT_FAILED
     return EXIT_BUDGET if spent or resting else 0

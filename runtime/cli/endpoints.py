@@ -15,23 +15,33 @@ from runtime.errors import ConfigError
 from runtime.models.checkup import check_endpoint
 from runtime.models.settings import EndpointSettings
 from runtime.roles import replica_settings
-from store.health import Finding
+from store.health import Finding, Level
 
 
 def endpoint_findings(file: Path | None, environ: Mapping[str, str]) -> Iterator[Finding]:
     """What is found about the endpoint of each role that the configuration asks."""
     try:
         settings = tell_notices(load_settings(file, environ, {})).settings
+    except ConfigError as error:
+        yield _not_called(error, level="fail")
+        return
+    try:
         found = anyio.run(_check_all, settings, environ)
     except ConfigError as error:
-        yield Finding(
-            check="endpoints",
-            level="warn",
-            text=f"not called: {error}",
-            next_step="correct config.toml (`cso init` writes one), then ask again",
-        )
+        # Whoever has named no model yet may want only the machine checked; whoever has named one wants to work.
+        yield _not_called(error, level="fail" if _names_any(settings) else "warn")
         return
     yield from found
+
+
+def _not_called(error: ConfigError, *, level: Level) -> Finding:
+    step = "correct the configuration, then ask again"
+    return Finding(check="endpoints", level=level, text=f"not called: {error}", next_step=step)
+
+
+def _names_any(settings: Settings) -> bool:
+    at = settings.models
+    return any(one.base_url or one.model for one in (at.policy, at.expert, at.prm, at.judge, at.vision))
 
 
 async def _check_all(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:

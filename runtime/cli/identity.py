@@ -28,7 +28,7 @@ def settle_identity(settings: Settings, *, new_run: bool, accept: bool) -> Setti
         raise ConfigError("--new-run and --accept-changes exclude each other: begin a new run, or go on with the old")
     if new_run:
         name = anyio.run(free_name, settings.run.data, settings.run.name)
-        say(f"a new run: {name} (go on with it by --run {name})")
+        say(f"a new run: {name} (go on with it, and give it tasks, by --run {name})")
         return settings.model_copy(update={"run": settings.run.model_copy(update={"name": name})})
     if accept:
         for key in anyio.run(accept_changes, settings):

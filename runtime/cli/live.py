@@ -84,7 +84,7 @@ def _replica(replica: Facts) -> str:
 def _endpoint(endpoint: Facts) -> str:
     """How busy a role's endpoint is, and what keeps it from more."""
     if endpoint["stopped"]:
-        return "stopped: it refused the key or the account, see what was set aside"
+        return "stopped: wrong key, account, model or path, see what was set aside"
     parts = [f"{endpoint['in_flight']} of {endpoint['limit']} requests on their way"]
     if endpoint["waiting"]:
         parts.append(f"{endpoint['waiting']} waiting")

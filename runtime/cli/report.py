@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +16,8 @@ from runtime.cli.costs import spending_rows
 from store.export import Pair
 from store.jsontypes import JsonValue
 from store.summary import Resumption, Summary
+
+_NARROWEST = 20
 
 
 def summary_json(summary: Summary, *, dataset: Path | None) -> dict[str, JsonValue]:
@@ -39,9 +43,18 @@ def summary_text(
 
 
 def table(rows: Sequence[tuple[str, str]]) -> str:
-    """Rows of a name and a text, the texts under one another."""
+    """Rows of a name and a text, the texts under one another: wrapped on a terminal, whole elsewhere."""
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{heading(f'{name:<{width}}')}  {value}" for name, value in rows)
+    return "\n".join(f"{heading(f'{name:<{width}}')}  {_hanging(text, width + 2)}" for name, text in rows)
+
+
+def _hanging(text: str, indent: int) -> str:
+    """A text that begins at a column, wrapped under it on a terminal."""
+    if not sys.stdout.isatty():
+        return text
+    room = max(shutil.get_terminal_size().columns - indent, _NARROWEST)
+    lines = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False)
+    return ("\n" + " " * indent).join(lines)
 
 
 def counted(number: int, one: str, more: str = "") -> str:

@@ -36,10 +36,10 @@ def status(
     if json:
         write_json({"runs": [summary_json(summary, dataset=None) for summary in summaries], "daemon": seen})
         return
-    write_data(f"{table(list(daemon_rows(seen)))}\n\n")
+    write_data(table(list(daemon_rows(seen))))
     for summary in summaries:
         text = summary_text(summary, dataset=None, log=None, currency=currency)
-        write_data(f"run {summary.run} in {folder}\n{text}\n")
+        write_data(f"\nrun {summary.run} in {folder}\n{text}")
 
 
 def _configured(file: Path | None, data: Path | None) -> tuple[Path, Api, str]:

@@ -64,7 +64,11 @@ def find_footing(python: Path | None = None) -> Footing:
     for candidate in (own, *_OTHER_PYTHONS):
         if candidate.exists() and _open_to_others(candidate):
             if candidate != own:
-                _log.warning("interpreter-closed", closed=str(own), used=str(candidate))
+                _log.warning(
+                    "code runs with another Python: other users cannot reach ours",
+                    python=str(candidate),
+                    ours=str(own),
+                )
             return Footing(candidate, uids)
     raise ConfigError(
         f"code runs as a user of its own and cannot reach the interpreter {own}: install Python where all users can "

@@ -105,6 +105,24 @@ async def test_each_replica_of_each_role_is_called_once_and_programs_get_what_it
     assert f'→ base_url = "{url}"' in told.output
 
 
+@pytest.mark.parametrize(
+    ("config", "level", "status"),
+    [
+        ("", "warn", 0),
+        ('[models.policy]\nbase_url = "http://127.0.0.1:9/v1"\nmodel = "m"\n', "FAIL", 1),
+        ("[agent]\nmax_stps = 3\n", "FAIL", 1),
+    ],
+)
+async def test_a_configuration_that_no_run_could_begin_with_fails_once_it_names_a_model(
+    tmp_path: Path, config: str, level: str, status: int
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(config)
+    ran = await cso("doctor", "--config", file, "--data", tmp_path / "data")
+    assert ran.status == status
+    assert f"{level}  endpoints   not called: " in ran.output
+
+
 async def test_models_that_only_the_published_variables_name_are_called(tmp_path: Path) -> None:
     async with SimulationServer(World.generate(1, 1), api_key="their-key") as server:
         target = f"{server.base_url}/chat/completions"
