@@ -24,7 +24,7 @@ import structlog
 from runtime.errors import BudgetSpentError, InfrastructureError
 from runtime.handler import Handler
 from runtime.lines import Line
-from runtime.models.errors import EndpointStopped, RequestRefused
+from runtime.models.errors import EndpointStopped, EndpointUnavailable, RequestRefused
 from store.database import Database
 from store.deliveries import Delivery, complete_delivery, count_owed, fail_delivery, rest_delivery
 from store.errors import StorageError, StorageTroubleError
@@ -49,10 +49,11 @@ class Retries:
     max_delay: float = 300.0
     max_time: float = 21_600.0
 
-    def put_off(self, failures: int, *, since_first: float = 0.0) -> float | None:
+    def put_off(self, failures: int, *, since_first: float = 0.0, asked: float = 0.0) -> float | None:
         """Seconds until the next attempt after so many failures; None when a ceiling is reached.
 
-        `since_first`: seconds that have passed since the first of them.
+        `since_first`: seconds that have passed since the first of them. `asked`: those for which an endpoint wants to
+        be left alone, which are waited for as far as `max_delay` goes.
 
         Half of the delay is random, so that what failed together does not come back together.
         """
@@ -61,6 +62,7 @@ class Retries:
         # The exponent is bounded because a float is.
         delay = min(self.max_delay, self.delay * 2.0 ** min(failures - 1, 60))
         delay *= random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+        delay = max(delay, min(asked, self.max_delay))
         return None if since_first + delay > self.max_time else delay
 
 
@@ -302,7 +304,9 @@ class Bus:
             said = f"{type(error).__name__}: {error}"
         now = now_us()
         failing = (now - (delivery.failing or now)) / 1e6
-        delay = None if is_final else self.retries.put_off(delivery.attempts + 1, since_first=failing)
+        delay = None
+        if not is_final:
+            delay = self.retries.put_off(delivery.attempts + 1, since_first=failing, asked=_asked(error))
         due = None if delay is None else now + int(delay * 1e6)
         write = partial(fail_delivery, delivery=delivery, error=self._redact(said)[:_ERROR_CHARACTERS], due=due)
         await database.save(write)
@@ -324,6 +328,12 @@ async def _machine_was_at_fault(database: Database, error: Exception) -> bool:
 def _first(kind: type[E], error: BaseException) -> E | None:
     """The first error of a kind in what a stage raised, which may be a group."""
     return next((one for one in _leaves(error) if isinstance(one, kind)), None)
+
+
+def _asked(error: BaseException) -> float:
+    """Seconds for which an endpoint has asked to be left alone, where that is why a stage failed; else 0."""
+    causes = (cause for leaf in _leaves(error) for cause in (leaf, leaf.__cause__))
+    return max((cause.retry_after or 0.0 for cause in causes if isinstance(cause, EndpointUnavailable)), default=0.0)
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -12,14 +12,14 @@ import pytest
 from runtime.bus import Bus, Retries
 from runtime.errors import BudgetSpentError, InfrastructureError
 from runtime.handler import Result, nothing_more
-from runtime.models.errors import RequestRefused
+from runtime.models.errors import EndpointUnavailable, RequestRefused
 from store.database import Database
 from store.deliveries import count_owed, revive_deliveries
 from store.events import DeliveryFailed, Event, TaskFinished, TaskSubmitted
 from store.formats.task_files import TaskRecord
 from store.runs import create_run
 from store.tasks import submit_task
-from store.transaction import Transaction
+from store.transaction import Transaction, now_us
 
 DEADLINE_S = 20
 
@@ -235,6 +235,31 @@ def test_nothing_is_put_off_beyond_the_longest_time_since_the_first_failure() ->
     assert retries.put_off(5, since_first=49.0) is not None
     assert retries.put_off(5, since_first=56.0) is None
     assert retries.put_off(5, since_first=-3600.0) is not None, "a clock that was set back ends nothing"
+
+
+@pytest.mark.parametrize(("asked", "least"), [(0.0, 0.5), (20.0, 20.0), (3600.0, 60.0)])
+async def test_an_endpoint_that_asks_to_be_left_alone_is_as_far_as_the_longest_delay_goes(
+    tmp_path: Path, asked: float, least: float
+) -> None:
+    bus, failed = Bus(retries=Retries(attempts=2, delay=1.0, max_delay=60.0), capacity=4), anyio.Event()
+    bus.watch(lambda event: failed.set() if isinstance(event, DeliveryFailed) else None)
+
+    async def fail(_event: Event) -> Result:
+        left_alone = EndpointUnavailable("rate limited", endpoint="policy", retry_after=asked)
+        raise InfrastructureError("rate limited (and 1 more)") from left_alone
+
+    async with opened(tmp_path, bus) as database:
+        run = await begin(database)
+        before = now_us()
+        await database.write(lambda t: submit(t, run, 1))
+        with anyio.fail_after(DEADLINE_S):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(bus.run, database, [Scripted(fail)])
+                await failed.wait()
+                tasks.cancel_scope.cancel()
+        (row,) = await database.fetch("SELECT dead, due FROM deliveries")
+    assert row["dead"] == 0
+    assert row["due"] - before >= least * 1e6
 
 
 async def test_a_delivery_that_fails_for_too_long_is_set_aside_with_attempts_left(tmp_path: Path) -> None:
