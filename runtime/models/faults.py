@@ -139,6 +139,8 @@ def _sort_status(status: int, text: str) -> tuple[Reaction, type[ModelError], st
         if status == 403 and _FILTERED.search(text):
             return Reaction.NEVER, ContentFiltered, "the content filter refused the request"
         return Reaction.NEVER, EndpointStopped, "the key was refused"
+    if status == 407:
+        return Reaction.NEVER, EndpointStopped, "the proxy refused us; put user and password into its address"
     if status == 402 or (status in (400, 429) and _OUT_OF_CREDIT.search(text)):
         return Reaction.NEVER, EndpointStopped, "the account has no credit left"
     if status >= 500 or status in _TRANSIENT_4XX:

@@ -67,7 +67,7 @@ def test_a_timeout_is_one_only_by_its_cause_or_the_clock(
     assert fault.error is EndpointUnavailable
 
 
-@pytest.mark.parametrize("status", [401, 402, 403])
+@pytest.mark.parametrize("status", [401, 402, 403, 407])
 def test_refused_keys_and_accounts_stop_the_endpoint(status: int) -> None:
     assert status_fault(status, "no").error is EndpointStopped
 

@@ -10,6 +10,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -22,7 +23,7 @@ from runtime.loopback import is_loopback
 from runtime.models.bodies import Answer, count, parse_json, read_answer
 from runtime.models.capabilities import fit
 from runtime.models.chat import ChatRequest
-from runtime.models.faults import Fault, connection_fault
+from runtime.models.faults import Fault, connection_fault, status_fault
 from runtime.models.providers.http import (
     KEEPALIVE_SECONDS,
     MOST_CONNECTIONS,
@@ -80,6 +81,11 @@ class OpenAITransport:
         try:
             response = await self._post(self._url, body, headers)
         except NETWORK_ERRORS as error:
+            if (
+                isinstance(error, aiohttp.ClientHttpProxyError)
+                and error.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED
+            ):
+                return status_fault(error.status, "")
             elapsed = anyio.current_time() - started
             return connection_fault(error, elapsed=elapsed, connect_timeout=self._settings.connect_timeout)
         request_id = self._note_headers(response)

@@ -6,14 +6,16 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+import anyio
 import pytest
 from aiohttp import web
+from anyio.abc import SocketAttribute, SocketStream
 from openai import AsyncOpenAI
 
 from runtime.errors import ConfigError
 from runtime.models.capabilities import Capabilities, capabilities_of
 from runtime.models.endpoint import Endpoint
-from runtime.models.errors import ContextOverflow, EndpointUnavailable
+from runtime.models.errors import ContextOverflow, EndpointStopped, EndpointUnavailable
 from runtime.models.settings import EndpointSettings
 from store.messages import Message, image_url
 from tests.models.providers.speaking import PICTURE, REQUEST, SEEING, Asked, endpoint, reply, speaking, wire
@@ -159,6 +161,25 @@ async def test_what_runs_on_this_machine_is_not_asked_through_a_proxy(monkeypatc
         async with policy(server.url) as asked:
             await asked.complete(REQUEST, headers={})
     assert (len(proxy.asked), len(server.asked)) == (0, 1)
+
+
+async def test_a_proxy_that_wants_a_password_stops_the_endpoint_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(stream: SocketStream) -> None:
+        async with stream:
+            assert (await stream.receive()).startswith(b"CONNECT models.example:443 ")
+            await stream.send(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(listener.serve, refuse)
+        port = listener.extra(SocketAttribute.local_port)  # noqa: S610 - not Django's
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{port}")
+        async with policy("https://models.example") as asked:
+            with pytest.raises(EndpointStopped, match="put user and password into its address"):
+                await asked.complete(REQUEST, headers={})
+        tasks.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("host", ["a..example", f"{'a' * 64}.example"])
