@@ -10,8 +10,8 @@ import typer
 from runtime.cli.ending import exit_code
 from runtime.cli.identity import AcceptOption, NewRunOption, settle_identity
 from runtime.cli.options import tell_notices
-from runtime.cli.output import say, write_data, write_json
-from runtime.cli.reading import read_all
+from runtime.cli.output import write_data, write_json
+from runtime.cli.reading import read_all, tell_left_out
 from runtime.cli.rehearse import rehearse as rehearse_tasks
 from runtime.cli.report import summary_json, summary_text
 from runtime.cli.working import work_off
@@ -55,6 +55,5 @@ def run(
         write_json(summary_json(worked.summary, dataset=None))
     else:
         write_data(summary_text(worked.summary, dataset=None, log=log, currency=settings.budget.currency))
-    if problems:
-        say(f"{len(problems)} bad lines were left out: {', '.join(sorted({str(one.file) for one in problems}))}")
+    tell_left_out(problems)
     raise typer.Exit(exit_code(worked))

@@ -9,7 +9,7 @@ import typer
 from runtime.cli.options import ConfigOption, DataOption, JsonOption, settings_for
 from runtime.cli.output import say, write_data, write_json
 from runtime.cli.reach import reach
-from runtime.cli.reading import read_all
+from runtime.cli.reading import read_all, tell_left_out
 from runtime.cli.report import counted
 from runtime.config.settings import Settings
 from runtime.control import Submitted
@@ -38,8 +38,7 @@ def submit(
         write_json({"run": settings.run.name, "new": taken.new, "known": taken.known, "daemon": is_daemon})
     else:
         write_data(_told(taken, settings.run.name))
-    if problems:
-        say(f"{len(problems)} bad lines were left out: {', '.join(sorted({str(one.file) for one in problems}))}")
+    tell_left_out(problems)
     if taken.new and not is_daemon:
         say(f"no daemon works on {settings.run.data}: the tasks wait for `cso serve`")
 

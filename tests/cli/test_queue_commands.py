@@ -159,6 +159,20 @@ async def test_what_there_is_not_is_said(at: Desk) -> None:
         assert ran.said.endswith(said)
 
 
+@pytest.mark.parametrize("command", ["run", "submit"])
+@pytest.mark.parametrize("content", ["", '{"question": "What is 1 + 1?"}\n', "no JSON\n"])
+async def test_a_file_without_a_task_is_refused_before_anything_is_made(
+    tmp_path: Path, command: str, content: str
+) -> None:
+    config = write_configuration(tmp_path, "http://127.0.0.1:9/v1")
+    file = tmp_path / "none.jsonl"
+    file.write_text(content)
+    ran = await typed(command, file, "--config", config)
+    assert (ran.status, ran.output) == (2, "")
+    assert ran.said.endswith(f"error: {file} cannot be taken: there is no task in it\n")
+    assert not (tmp_path / "data").exists()
+
+
 async def test_commands_about_runs_make_no_data_directory(tmp_path: Path) -> None:
     config = write_configuration(tmp_path, "http://127.0.0.1:9/v1")
     for words in (("pause",), ("resume",), ("retry", "--all"), ("cancel", "a"), ("status",)):
