@@ -126,6 +126,11 @@ class Bus:
         """The runs whose deliveries are handed out."""
         return frozenset(self._runs)
 
+    @property
+    def held(self) -> frozenset[int]:
+        """The runs that wait until a refused key may be tried."""
+        return frozenset(self._held)
+
     def watch(self, watcher: Watcher) -> None:
         """Call a function with every event from now on, on the loop and in order; it must be quick."""
         self._watchers.append(watcher)

@@ -175,8 +175,11 @@ class LocalControl:
         return self._admit(await self._run(run))
 
     async def _take_up(self, run: Run) -> None:
-        """Have the bus work on a run that it does not work on yet, unless it was paused meanwhile."""
-        if self._bus is not None and run.id not in self._bus.runs:
+        """Have the bus work on a run that it does not work on yet, unless it was paused meanwhile.
+
+        More tasks are no reason to try a refused key.
+        """
+        if self._bus is not None and run.id not in self._bus.runs | self._bus.held:
             self._admit(await self._run(run.name))
 
     def _admit(self, run: Run) -> bool:

@@ -172,3 +172,15 @@ async def test_a_run_that_is_paused_while_tasks_are_being_taken_stays_paused(
     assert (await server.ask("POST", "/v1/runs/test/resume")).json["serving"] is True
     server.may_answer.set()
     await server.until("task-finished", 1)
+
+
+async def test_tasks_that_come_while_a_refused_key_is_left_alone_wait_with_the_others(server: Server) -> None:
+    bus = server.work.daemon.bus
+    (run,) = bus.runs
+    await bus.withdraw(run=run)
+    bus._held.add(run)
+    await server.submit("a", "b")
+    assert (bus.runs, bus.held) == (frozenset(), {run})
+    await server.ask("POST", "/v1/retry", {"all": True})
+    server.may_answer.set()
+    await server.until("task-finished", 2)
