@@ -15,7 +15,6 @@ from runtime.cli.output import say, write_data, write_json
 from runtime.cli.report import heading
 from runtime.cli.working import Worked, work_off
 from runtime.config.settings import Settings
-from runtime.errors import ConfigError
 from runtime.rehearsal import Assumptions, Estimate, Forecast, forecast, rehearsal_settings
 from runtime.simulation.process import simulated_models
 from runtime.simulation.search import WorldSearch
@@ -34,14 +33,10 @@ def rehearse(
     """Rehearse and tell what the full work will take; the exit code.
 
     Args:
+        records: one or more.
         sample: how many tasks are rehearsed at most.
         failure_share: of the policy's trajectories that are assumed to fail, in [0, 1].
-
-    Raises:
-        ConfigError: there are no tasks.
     """
-    if not records:
-        raise ConfigError("there is nothing to rehearse: the task files hold no usable task")
     say(_SIMULATED)
     chosen = _sample(records, sample, settings.run.seed)
     with tempfile.TemporaryDirectory(prefix="cso-rehearsal-") as folder:

@@ -82,7 +82,7 @@ async def test_without_a_task_there_is_nothing_to_rehearse(tmp_path: Path) -> No
     tasks.write_text('{"id": "a", "question": "no answer?"}\n')
     ran = await cso("run", tasks, "--rehearse", "--data", tmp_path / "data")
     assert ran.status == 2
-    assert "nothing to rehearse" in ran.said
+    assert "there is no task in it" in ran.said
 
 
 def _spent(role: str, stage: Stage, calls: int, cost: float | None) -> Spent:
