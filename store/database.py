@@ -117,8 +117,13 @@ class Reader:
     async def view(self) -> AsyncIterator[View]:
         """One state of the database for several queries; soon to be left, for it holds back the WAL's end."""
         async with self.snapshot() as connection:
-            await connection.execute("BEGIN")
-            yield View(connection)
+            try:
+                await connection.execute("BEGIN")
+                yield View(connection)
+            finally:
+                # Whoever was cancelled while it began has it begun all the same.
+                with anyio.CancelScope(shield=True):
+                    await connection.rollback()
 
     async def _connect(self) -> aiosqlite.Connection:
         connection = await aiosqlite.connect(

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 import store.migrations
@@ -45,6 +46,20 @@ async def test_what_was_written_is_read_after_reopening(tmp_path: Path) -> None:
         run = await find_run(second, "r")
     assert run is not None
     assert run.identity == {"critical.bad_max": 0.5}
+
+
+async def test_a_view_that_is_cancelled_at_any_moment_is_left(database: Database) -> None:
+    async def look() -> int:
+        async with database.view() as view:
+            return await view.newest()
+
+    for moment in range(40):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(look)
+            for _ in range(moment % 8):
+                await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+        assert await look() == 0
 
 
 async def test_an_event_a_delivery_and_the_rows_they_tell_of_are_one_commit(database: Database) -> None:
