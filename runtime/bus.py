@@ -29,7 +29,7 @@ from store.database import Database
 from store.deliveries import Delivery, complete_delivery, count_owed, fail_delivery, rest_delivery
 from store.errors import StorageError, StorageTroubleError
 from store.events import BudgetSpent, Event
-from store.transaction import now_us
+from store.transaction import Transaction, now_us
 
 E = TypeVar("E", bound=Exception)
 Watcher = Callable[[Event], None]
@@ -237,15 +237,19 @@ class Bus:
                 line.release(delivery)
 
     async def _deliver_within_scope(self, database: Database, line: Line, delivery: Delivery) -> None:
-        with anyio.CancelScope() as scope:
-            work = AtWork(line.handler.name, delivery.event, anyio.current_time(), scope)
-            self._at_work.add(work)
-            try:
+        scope = anyio.CancelScope()
+        work = AtWork(line.handler.name, delivery.event, anyio.current_time(), scope)
+        self._at_work.add(work)
+        try:
+            with scope:
                 await self._deliver(database, line, delivery)
-            finally:
-                self._at_work.discard(work)
-                if work.left is not None:
-                    work.left.set()
+            if scope.cancelled_caught:
+                # Replies that have arrived are in line for their commit: whoever does this again must find them.
+                await database.save(_nothing)
+        finally:
+            self._at_work.discard(work)
+            if work.left is not None:
+                work.left.set()
 
     async def _deliver(self, database: Database, line: Line, delivery: Delivery) -> None:
         while True:
@@ -316,6 +320,10 @@ class Bus:
         write = partial(fail_delivery, delivery=delivery, error=self._redact(said)[:_ERROR_CHARACTERS], due=due)
         await database.save(write)
         line.look()
+
+
+def _nothing(_transaction: Transaction) -> None:
+    pass
 
 
 async def _machine_was_at_fault(database: Database, error: Exception) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from runtime.handler import Result, nothing_more
 from runtime.models.errors import EndpointUnavailable, RequestRefused
 from store.database import Database
 from store.deliveries import count_owed, revive_deliveries
-from store.events import DeliveryFailed, Event, TaskFinished, TaskSubmitted
+from store.events import BudgetSpent, DeliveryFailed, Event, TaskFinished, TaskSubmitted
 from store.formats.task_files import TaskRecord
 from store.runs import create_run
 from store.tasks import submit_task
@@ -362,6 +363,42 @@ async def test_a_run_that_is_taken_up_again_while_its_work_is_still_let_go_of_go
             await anyio.sleep(0.01)
         go_on.set()
         await bus.wait_until_drained(database)
+
+
+async def test_work_that_is_done_again_finds_what_was_in_line_for_its_commit(tmp_path: Path) -> None:
+    bus, gate, begun, go_on = Bus(retries=Retries(), capacity=4), threading.Event(), anyio.Event(), anyio.Event()
+    found: list[int] = []
+
+    def late(transaction: Transaction) -> None:
+        gate.wait(DEADLINE_S)
+        transaction.publish(BudgetSpent(run=1, task=None, setting="budget.calls", cap=1, spent=1))
+
+    async def react(_event: Event) -> Result:
+        found.append(len(await database.fetch("SELECT 1 FROM events WHERE kind = 'budget-spent'")))
+        if not begun.is_set():
+            begun.set()
+            with anyio.CancelScope(shield=True):
+                await go_on.wait()
+            database.submit(late)
+            await anyio.lowlevel.checkpoint()
+        return nothing_more
+
+    async with opened(tmp_path, bus) as database, anyio.create_task_group() as tasks:
+        run = await begin(database)
+        await database.write(lambda t: submit(t, run, 1))
+        tasks.start_soon(bus.run, database, [Scripted(react)])
+        with anyio.fail_after(DEADLINE_S):
+            await begun.wait()
+            tasks.start_soon(lambda: bus.withdraw(run=1))
+            await anyio.wait_all_tasks_blocked()
+            bus.admit([1])
+            go_on.set()
+            for _ in range(50):  # time enough for whoever would not wait
+                await database.fetch("SELECT 1")
+            gate.set()
+            await bus.wait_until_drained(database)
+        tasks.cancel_scope.cancel()
+    assert found == [0, 1]
 
 
 async def test_a_refusal_of_a_budget_that_has_been_raised_since_rests_nothing(tmp_path: Path) -> None:
