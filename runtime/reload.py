@@ -43,16 +43,19 @@ async def apply_settings(daemon: Daemon, wanted: Settings, environ: Mapping[str,
 
     Raises:
         ConfigError: what the daemon would work by cannot be; nothing has changed.
+        StorageTroubleError: what has been bought cannot be read for now; likewise.
     """
     old, new = flatten(daemon.settings), flatten(wanted)
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     free = [key for key in changed if _may_change(key)]
     settings = _taking_over(daemon.settings, wanted, free)
     of_run, of_task = caps(settings, daemon.endpoints)
+    has_other_caps = any(key.startswith("budget.") for key in free)
+    if has_other_caps:
+        await daemon.services.models.budget.adjust(daemon.database, run=of_run, task=of_task)
     daemon.settings = settings
     _put_into_effect(daemon, environ)
-    if any(key.startswith("budget.") for key in free):
-        await daemon.services.models.budget.adjust(daemon.database, run=of_run, task=of_task)
+    if has_other_caps:
         await daemon.take_up()
     return Reloaded(
         applied={key: (old.get(key), new.get(key)) for key in free},

@@ -31,6 +31,7 @@ from runtime.spool import Spool
 from runtime.stopping import LAST_WORDS_S, Stop, staged_stop
 from runtime.supervisor import Supervisor
 from runtime.teller import Teller
+from store.errors import StorageTroubleError
 from store.transaction import Transaction
 
 _log = structlog.get_logger("serve")
@@ -129,7 +130,7 @@ class _Reloader:
         self._is_open.set()
 
     async def reload(self) -> None:
-        """Apply what may change; a configuration that is wrong changes nothing."""
+        """Apply what may change; a configuration that is wrong, or a disk in trouble, changes nothing."""
         await self._is_open.wait()
         assert self._live is not None  # as `begin` has been called
         async with self._one_by_one:
@@ -137,7 +138,7 @@ class _Reloader:
             try:
                 wanted = await run_sync(self._load)
                 done = await apply_settings(self._live.daemon, wanted, self._environ)
-            except ConfigError as error:
+            except (ConfigError, StorageTroubleError) as error:
                 _log.error("configuration not read: everything stays as it was", error=str(error))
             else:
                 self._tell(done)

@@ -16,7 +16,10 @@ from runtime.reload import apply_settings
 from runtime.simulation.search import WorldSearch
 from runtime.simulation.server import SimulationServer
 from runtime.simulation.world import World
+from store.database import Reader
+from store.errors import StorageTroubleError
 from store.events import BudgetSpent, Event, Resumed, TaskFinished
+from store.spending import Counted
 from store.summary import summarise
 from tests.acceptance.running import records_of, settings_for
 from tests.folders import reachable_folder
@@ -93,6 +96,23 @@ async def test_a_cap_that_could_not_hold_is_refused_and_nothing_has_changed() ->
             await apply_settings(daemon, work.settings(budget__cost=1.0, run__rollouts=2), {})
         assert daemon.settings == before
         assert daemon.slots.total == before.run.rollouts
+
+
+async def test_while_the_database_cannot_be_read_nothing_changes_and_the_next_time_it_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def unreadable(_reader: Reader) -> Counted:
+        raise StorageTroubleError("descriptors", "too few files", "raise the limit")
+
+    async with working() as (work, daemon):
+        before, wanted = daemon.settings, work.settings(budget__calls=10_000, run__rollouts=2)
+        monkeypatch.setattr("runtime.models.budget.count_bought", unreadable)
+        with pytest.raises(StorageTroubleError):
+            await apply_settings(daemon, wanted, {})
+        assert (daemon.settings, daemon.slots.total) == (before, before.run.rollouts)
+        monkeypatch.undo()
+        done = await apply_settings(daemon, wanted, {})
+    assert set(done.applied) == {"budget.calls", "run.rollouts"}
 
 
 async def test_prices_hold_for_calls_from_then_on() -> None:
