@@ -39,7 +39,7 @@ from store.trajectories import begin_trajectory, load_trajectory
 from store.transaction import Transaction
 
 IN_FLIGHT = 256
-CALLS_EACH = 12
+CALLS_EACH = 24
 SDK_CALLS_EACH = 3  # the SDK alone takes so long that fewer must do
 LATENCY_S = 0.1
 SYSTEM_CHARACTERS = 6_000

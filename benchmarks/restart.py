@@ -52,6 +52,7 @@ _REPLIES = {
     "plan": "{'completed_list': [], 'todo_list': ['look'], 'experience': [], 'information': []}",
     "action": "print(sum(range(1000)))",
     "end": "{'output': '42', 'log': 'looked'}",
+    "direct": "'42'",
 }
 
 
