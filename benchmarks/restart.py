@@ -1,9 +1,9 @@
 """Starting again over a long history, and a queue longer than memory should care about.
 
-A database is filled with finished tasks and unfinished ones, in part begun. Then `cso serve` is started on it, in a
-process of its own, and what is measured is the time from its start to the first model call that reaches the server,
-and its resident memory while it works. Then the same with a queue of ten thousand tasks beside one of a few, and the
-time that `cso status` takes beside it all.
+A database is filled with finished tasks and unfinished ones, in part begun. Then `cso serve` is started on it, some
+times, in a process of its own. What is measured is the least time from its start to the first model call that reaches
+the server, and its greatest resident memory while it works. Then the same with a queue of ten thousand tasks beside
+one of a few, and the time that `cso status` takes beside it all.
 
     python -m benchmarks.restart [--json] [--check]
 """
@@ -25,7 +25,7 @@ from pathlib import Path
 import anyio
 from aiohttp import web
 
-from benchmarks.figures import Figure, run_alone
+from benchmarks.figures import ROUNDS, Figure, run_alone
 from runtime.config.identity import digest, identity
 from runtime.config.settings import Settings
 from store.calls import CallRecord, Place, record_call
@@ -247,14 +247,16 @@ async def restart(folder: Path) -> list[Figure]:
         settings = settings_for(folder, url)
         await fill(settings, finished=FINISHED, unfinished=UNFINISHED, begun=BEGUN)
         size = (settings.run.data / FILE_NAME).stat().st_size / 1e6
-        started = await start(folder, models)
+        starts = [await start(folder, models) for _ in range(ROUNDS)]
         asked = time.perf_counter()
         await anyio.run_process([sys.executable, "-m", "runtime.cli.main", "status", "--json"], cwd=folder)
         status = time.perf_counter() - asked
     history = f"{FINISHED:,} finished, {UNFINISHED:,} unfinished"
     return [
-        Figure(name=f"first model call, {history}", value=started.seconds, unit="s", at_most=2.0),
-        Figure(name=f"resident memory, {history}", value=started.memory, unit="MiB", at_most=300.0),
+        Figure(name=f"first model call, {history}", value=min(one.seconds for one in starts), unit="s", at_most=2.0),
+        Figure(
+            name=f"resident memory, {history}", value=max(one.memory for one in starts), unit="MiB", at_most=300.0
+        ),
         Figure(name=f"cso status, {history}", value=status, unit="s"),
         Figure(name=f"database, {history}", value=size, unit="MB"),
     ]
