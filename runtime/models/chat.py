@@ -59,10 +59,6 @@ class ChatRequest:
             fields["chat_template_kwargs"] = {"enable_thinking": False}
         return to_json(fields)
 
-    def digest(self) -> bytes:
-        """Name this request in 16 bytes (blake2b of `body()`)."""
-        return digest_of(self.body())
-
 
 def _content(message: Message) -> list[dict[str, object]]:
     """Text and images as the parts of a message."""

@@ -1,7 +1,7 @@
 """OpenAI's chat completions, and all that is compatible: vLLM, SGLang, LiteLLM, Databricks, `transformers serve`.
 
 Requests are written here and sent with aiohttp. The openai package would send the same bytes, to which
-`tests/models/providers` holds ours, but takes ten times as long over them, and half a second to be imported.
+`tests/models/providers` holds ours, but takes several times as long over them, and half a second to be imported.
 """
 
 from __future__ import annotations
