@@ -33,7 +33,7 @@ from runtime.services import Services
 from runtime.slots import Slots
 from runtime.workspaces import WorkspaceLimits, Workspaces
 from store.database import Database
-from store.events import TaskSubmitted
+from store.events import Event, TaskFinished, TaskSubmitted
 from store.formats.task_files import TaskRecord
 from store.runs import create_run
 from store.tasks import submit_task
@@ -78,29 +78,32 @@ class OneReply(StepsOnly):
 class Collecting:
     """The stage at work on a run."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, bus: Bus) -> None:
         self.database = database
         self._submitted = 0
+        self._finished = 0
+        self._all_finished = anyio.Event()
+        bus.watch(self._note)
 
     async def run(self, tasks: int) -> float:
-        """Submit tasks and wait until their trajectories have ended; the seconds that it took."""
+        """Submit tasks and wait until it is committed that they are finished; the seconds that it took."""
         started = time.perf_counter()
-        await self.database.write(partial(_submit, first=self._submitted, count=tasks))
-        self._submitted += tasks
-        # The database is what is waited for, and it has no event for us.
-        while await self.database.write(_owed) > 0:  # noqa: ASYNC110
-            await anyio.sleep(0.002)
+        self._all_finished = anyio.Event()
+        first, self._submitted = self._submitted, self._submitted + tasks
+        await self.database.write(partial(_submit, first=first, count=tasks))
+        await self._all_finished.wait()
         return time.perf_counter() - started
+
+    def _note(self, event: Event) -> None:
+        self._finished += isinstance(event, TaskFinished)
+        if self._finished == self._submitted:
+            self._all_finished.set()
 
 
 def _submit(transaction: Transaction, *, first: int, count: int) -> None:
     for number in range(first, first + count):
         record = TaskRecord(f"task-{number}", f"What is the total of table {number}?", ANSWER, None, {})
         submit_task(transaction, run=1, record=record)
-
-
-def _owed(transaction: Transaction) -> int:
-    return int(transaction.execute("SELECT count(*) FROM deliveries").fetchone()[0])
 
 
 @contextlib.asynccontextmanager
@@ -144,5 +147,5 @@ async def collecting(
         tasks = await stack.enter_async_context(anyio.create_task_group())
         make: HandlerClass = Collect
         tasks.start_soon(bus.run, database, [make(services)])
-        yield Collecting(database)
+        yield Collecting(database, bus)
         tasks.cancel_scope.cancel()

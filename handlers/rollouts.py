@@ -15,7 +15,7 @@ from runtime.rollout import Ended
 from runtime.services import Services
 from store.events import Event, Outcome
 from store.tasks import Task
-from store.trajectories import Fork, Trajectory, begin_trajectory, end_trajectory, load_trajectory
+from store.trajectories import Fork, Trajectory, begin_trajectory, end_trajectory, find_trajectory
 from store.transaction import Transaction
 
 Completed = Callable[[Trajectory, Ended, Outcome], Event]
@@ -33,19 +33,24 @@ async def roll_out(
         InfrastructureError: it could not be brought to an end; it is recorded as an error and can be tried again.
     """
     database = services.database
-    identifier = await database.write(partial(begin_trajectory, task=task.id, ordinal=ordinal, fork=fork))
-    trajectory = await load_trajectory(database, identifier)
+
+    def begin(transaction: Transaction) -> Trajectory:
+        return find_trajectory(transaction, begin_trajectory(transaction, task=task.id, ordinal=ordinal, fork=fork))
+
+    trajectory = await database.write(begin)
     if trajectory.outcome is not None:
         return trajectory.outcome
     try:
         ended = await services.executor.run(trajectory, task, rank)
         outcome = await judge_answer(services, trajectory, task, ended.answer.output)
     except InfrastructureError as error:
-        await database.save(partial(end_trajectory, identifier=identifier, outcome="error", error=str(error)))
+        await database.save(partial(end_trajectory, identifier=trajectory.id, outcome="error", error=str(error)))
         raise
 
     def write(transaction: Transaction) -> None:
-        end_trajectory(transaction, identifier, outcome=outcome, stop_reason=ended.reason, answer=ended.answer.output)
+        end_trajectory(
+            transaction, trajectory.id, outcome=outcome, stop_reason=ended.reason, answer=ended.answer.output
+        )
         transaction.publish(completed(trajectory, ended, outcome))
 
     await database.save(write)

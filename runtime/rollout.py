@@ -24,12 +24,9 @@ from store.manifests import Manifest
 from store.tasks import Task
 from store.trajectories import Step, Trajectory, add_step, load_steps, load_trajectory
 from store.transaction import Transaction
-from store.trouble import free_bytes
 
 # Steps whose code failed are given back, but not for ever.
 _REFUND_CEILING = 1.5
-# With less than this on the disk, code may have failed for want of it.
-_ROOM_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +154,6 @@ class _Loop:
         with self._deadline(f"step {context.index} of {self.trajectory.label}"):
             decision = self.given if self.given and at_fork else await agent.think(context)
             acted = await agent.act(decision, context)
-        self._refuse_if_disk_is_full()
         step = Step(
             index=context.index,
             action=decision.action.text,
@@ -173,14 +169,6 @@ class _Loop:
 
     def _deadline(self, what: str) -> AbstractContextManager[None]:
         return deadline(self.equipment.step_deadline, what=what, setting="agent.step_deadline")
-
-    def _refuse_if_disk_is_full(self) -> None:
-        """What code does on a full disk says nothing about the code."""
-        free = free_bytes(self.context.workspace.path)
-        if free is not None and free < _ROOM_BYTES:
-            raise InfrastructureError(
-                f"the disk was full when the code of step {self.context.index} ran, so that nothing of it counts"
-            )
 
     async def _commit(self, step: Step, workspace: Workspace) -> tuple[Step, int | None]:
         database = self.equipment.database

@@ -20,15 +20,18 @@ from typing import TypeVar
 import anyio
 import structlog
 
-from runtime.errors import ConfigError, CsoError
+from runtime.errors import ConfigError, CsoError, InfrastructureError
 from runtime.sandbox import closed_folder
 from store.blobs import decode_blob
 from store.database import Reader
 from store.manifests import Entry, FileEntry, FolderEntry, LinkEntry, Manifest
 from store.transaction import Transaction
+from store.trouble import free_bytes
 
 T = TypeVar("T")
 _REMOVE_DEADLINE_S = 60.0
+# With less than this on the disk, code may have failed for want of it.
+_ROOM_BYTES = 1 << 20
 _log = structlog.get_logger("workspaces")
 
 
@@ -81,10 +84,11 @@ class Workspace:
         self._known: dict[str, tuple[_Signature, FileEntry]] = {}
 
     async def capture(self) -> Capture:
-        """What the folder holds now.
+        """What the folder holds now, after the code of a step.
 
         Raises:
             WorkspaceTooLargeError: it holds more than the limits allow.
+            InfrastructureError: the disk is full, so that what the code did says nothing about the code.
         """
         return await anyio.to_thread.run_sync(self._capture)
 
@@ -108,6 +112,9 @@ class Workspace:
         }
 
     def _capture(self) -> Capture:
+        free = free_bytes(self.path)
+        if free is not None and free < _ROOM_BYTES:
+            raise InfrastructureError("the disk was full when the code of a step ran, so that nothing of it counts")
         capture = Capture()
         size = 0
         for path, status in _walk(self.path):

@@ -74,24 +74,13 @@ def record_call(
 ) -> int:
     """Commit a reply and tell of it; the id of its row, also when the place has this very call already."""
     blobs, place = transaction.blobs, record.place
-    known = transaction.execute(
-        "SELECT id FROM calls WHERE trajectory = ? AND step = ? AND role = ? AND module = ? AND ordinal = ?"
-        " AND digest = ?",
-        (place.trajectory, place.step, place.role, place.module, place.ordinal, record.digest),
-    ).fetchone()
-    if known is not None:
-        return int(known[0])
-    identifier = transaction.insert(
+    where = (place.trajectory, place.step, place.role, place.module, place.ordinal, record.digest)
+    added = transaction.execute(
         "INSERT INTO calls (trajectory, step, role, module, ordinal, digest, request, reply, reasoning,"
         " finish_reason, prompt_tokens, completion_tokens, cached_tokens, latency, attempts, endpoint, cost)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING id",
         (
-            place.trajectory,
-            place.step,
-            place.role,
-            place.module,
-            place.ordinal,
-            record.digest,
+            *where,
             encode_request(messages, blobs.text),
             blobs.text(record.content),
             blobs.text(record.reasoning) if record.reasoning else None,
@@ -104,7 +93,14 @@ def record_call(
             record.endpoint,
             record.cost,
         ),
-    )
+    ).fetchone()
+    if added is None:
+        known = transaction.execute(
+            "SELECT id FROM calls WHERE trajectory = ? AND step = ? AND role = ? AND module = ? AND ordinal = ?"
+            " AND digest = ?",
+            where,
+        )
+        return int(known.fetchone()[0])
     add_spending(
         transaction,
         run=run,
@@ -128,7 +124,7 @@ def record_call(
             cost=record.cost,
         )
     )
-    return identifier
+    return int(added[0])
 
 
 async def load_journal(reader: Reader, trajectory: int) -> dict[tuple[Place, bytes], JournalledReply]:

@@ -103,8 +103,8 @@ class Reader:
                 try:
                     yield connection
                 finally:
-                    with anyio.CancelScope(shield=True):
-                        if connection.in_transaction:
+                    if connection.in_transaction:
+                        with anyio.CancelScope(shield=True):
                             await connection.rollback()
                     self._idle.append(connection)
             except sqlite3.Error as error:

@@ -22,8 +22,11 @@ Row = list[str | int | list[int]]
 _INLINE_CHARACTERS = 48
 _LETTERS: Mapping[MessageRole, str] = {"system": "s", "user": "u", "assistant": "a"}
 _ROLES = {letter: role for role, letter in _LETTERS.items()}
-# Without zlib's header and checksum, which would be a tenth of a usual request.
+# Without zlib's header and checksum, which would be a tenth of a usual request. A window of 4 KB is enough for it, and
+# takes half the time to set up that the largest takes.
 _RAW_DEFLATE = -15
+_SMALL_RAW_DEFLATE = -12
+_SMALL_MEMORY = 5
 
 
 def encode_request(messages: Iterable[Message], store_text: Callable[[str], int]) -> bytes:
@@ -35,7 +38,8 @@ def encode_request(messages: Iterable[Message], store_text: Callable[[str], int]
         row += [part if len(part) <= _INLINE_CHARACTERS else store_text(part) for part in parts]
         row += [[store_text(url)] for url in message.images]
         rows.append(row)
-    return zlib.compress(orjson.dumps(rows), wbits=_RAW_DEFLATE)
+    packer = zlib.compressobj(wbits=_SMALL_RAW_DEFLATE, memLevel=_SMALL_MEMORY)
+    return packer.compress(orjson.dumps(rows)) + packer.flush()
 
 
 def referenced_blobs(request: bytes) -> set[int]:

@@ -152,6 +152,11 @@ def add_step(transaction: Transaction, trajectory: Trajectory, step: Step, *, wo
     )
 
 
+def find_trajectory(transaction: Transaction, identifier: int) -> Trajectory:
+    """The trajectory of that id, which must exist, as a write sees it."""
+    return _from_row(transaction.execute(_SELECT + " WHERE t.id = ?", (identifier,)).fetchone())
+
+
 async def load_trajectory(reader: Reader, identifier: int) -> Trajectory:
     """The trajectory of that id, which must exist."""
     row = await reader.fetch_one(_SELECT + " WHERE t.id = ?", (identifier,))

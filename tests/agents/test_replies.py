@@ -390,7 +390,7 @@ def test_the_longest_literal_is_still_read() -> None:
 
 
 def plan(code: str, previous: dict[str, JsonValue] | None = None) -> dict[str, JsonValue]:
-    return parse_plan(Reply("t", code), previous or {})
+    return parse_plan(Reply("t", code), repr(previous or {}))
 
 
 def test_a_plan_has_four_lists_of_texts() -> None:
@@ -439,7 +439,7 @@ def test_a_plan_without_the_keys_of_a_state_is_refused(code: str) -> None:
 def test_a_reply_with_a_problem_is_neither_a_plan_nor_an_end() -> None:
     reply = parse_reply("no code here")
     with pytest.raises(ReplyError, match="no code block"):
-        parse_plan(reply, {})
+        parse_plan(reply, "{}")
     with pytest.raises(ReplyError, match="no code block"):
         parse_end(reply)
 

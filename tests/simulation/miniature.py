@@ -60,7 +60,7 @@ class Method:
         while len(steps) < MAX_STEPS and result is None:
             index, seed = len(steps), 1000 + len(steps)
             plan = self.conversation(task, steps, plan_request(index, state))
-            state = parse_plan(parse_reply(self.ask("sim-policy", plan, seed)), state)
+            state = parse_plan(parse_reply(self.ask("sim-policy", plan, seed)), repr(state))
             messages = self.conversation(task, steps, action_request(index, state))
             reply = parse_reply(self.ask("sim-policy", messages, seed))
             step = Taken(messages, state, self.player.snapshot(), reply.thought, reply.code)

@@ -130,12 +130,13 @@ class _Fence:
 
     def take(self, line: str) -> None:
         """Adds the next line of the reply, which may be the closing one."""
-        closing = _CLOSING.fullmatch(line)
-        if closing and len(closing[1]) >= self.length:
+        if "```" in line and (closing := _CLOSING.fullmatch(line)) and len(closing[1]) >= self.length:
             self.closed = True
             return
-        leading = len(line) - len(line.lstrip(" "))
-        self.content.append(line[min(leading, self.indent) :])
+        if self.indent:
+            leading = len(line) - len(line.lstrip(" "))
+            line = line[min(leading, self.indent) :]
+        self.content.append(line)
 
 
 @dataclass(slots=True)
@@ -208,6 +209,8 @@ def _normalised(text: str) -> str:
 
 def _without_surrogates(text: str) -> str:
     """The text with surrogate pairs joined and lone surrogates replaced: models write both as JSON escapes."""
+    if text.isascii():
+        return text
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -345,6 +348,8 @@ def parse_literal(code: str) -> dict[str, JsonValue]:
 
 def _literal(node: ast.expr) -> JsonValue:
     """The value of a literal's syntax tree."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return _without_surrogates(node.value)
     match node:
         case ast.Dict():
             return {_key(key): _literal(value) for key, value in zip(node.keys, node.values, strict=True)}
@@ -352,8 +357,6 @@ def _literal(node: ast.expr) -> JsonValue:
             return [_literal(item) for item in node.elts]
         case ast.Name(id="true" | "false" | "null" as name):
             return {"true": True, "false": False, "null": None}[name]
-        case ast.Constant(value=str(text)):
-            return _without_surrogates(text)
         case ast.Constant(value=None | bool() as value):
             return value
     number = _number(node)
@@ -402,10 +405,10 @@ def _described(node: ast.expr) -> str:
     return f"this expression: {type(node).__name__}"
 
 
-def parse_plan(reply: Reply, previous_state: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+def parse_plan(reply: Reply, previous_state: str) -> dict[str, JsonValue]:
     """The progress state that a plan reply gives: the keys of STATE_KEYS, each a list of texts.
 
-    A key that the plan leaves out keeps its previous value; other keys are dropped. Text or a number becomes a list
+    `previous_state` is the literal of the state before. A key that the plan leaves out keeps its previous value; other keys are dropped. Text or a number becomes a list
     of one, null an empty list, a dict a list of `key: value`; nested values become JSON text. Items are cut at
     MAX_ITEM_CHARACTERS and lists at MAX_LIST_CHARACTERS, from the end of the to-do list and the start of the others.
 
@@ -415,7 +418,8 @@ def parse_plan(reply: Reply, previous_state: Mapping[str, JsonValue]) -> dict[st
     plan = _dict_of(reply)
     if not any(key in plan for key in STATE_KEYS):
         raise ReplyError(f"The dict has none of the keys of a progress state: {', '.join(STATE_KEYS)}.")
-    return bounded_state(plan, previous_state)
+    previous = {} if all(key in plan for key in STATE_KEYS) else parse_literal(previous_state)
+    return bounded_state(plan, previous)
 
 
 def bounded_state(plan: Mapping[str, JsonValue], previous_state: Mapping[str, JsonValue]) -> dict[str, JsonValue]:

@@ -26,7 +26,7 @@ def first_state() -> str:
 def next_state(reply: str, before: str) -> str:
     """The state that a plan reply gives; one that cannot be read leaves it as it was."""
     try:
-        return _literal(parse_plan(parse_reply(reply), parse_literal(before)))
+        return _literal(parse_plan(parse_reply(reply), before))
     except ReplyError:
         return before
 
