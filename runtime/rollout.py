@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 from runtime.agents.base import Action, Agent, Answer, Context, Decision, StopReason
 from runtime.deadline import deadline
-from runtime.errors import InfrastructureError
 from runtime.models.journal import Models
 from runtime.sandbox import Limits, Sandbox
 from runtime.search import Search

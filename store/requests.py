@@ -22,8 +22,8 @@ Row = list[str | int | list[int]]
 _INLINE_CHARACTERS = 48
 _LETTERS: Mapping[MessageRole, str] = {"system": "s", "user": "u", "assistant": "a"}
 _ROLES = {letter: role for role, letter in _LETTERS.items()}
-# Without zlib's header and checksum, which would be a tenth of a usual request. A window of 4 KB is enough for it, and
-# takes half the time to set up that the largest takes.
+# Without zlib's header and checksum, which would be a tenth of a usual request. A window of 4 KB is enough for it and
+# takes half the time to set up.
 _RAW_DEFLATE = -15
 _SMALL_RAW_DEFLATE = -12
 _SMALL_MEMORY = 5

@@ -12,7 +12,6 @@ import contextlib
 import errno
 import math
 import os
-import shutil
 import sqlite3
 import time
 from collections.abc import Callable
@@ -138,7 +137,8 @@ def lacks_descriptors(error: BaseException) -> bool:
 def free_bytes(directory: Path) -> int | None:
     """Bytes that this user may still write on the directory's disk; None if nobody can tell."""
     with contextlib.suppress(OSError):
-        return shutil.disk_usage(directory).free
+        disk = os.statvfs(directory)
+        return disk.f_bavail * disk.f_frsize
     return None
 
 

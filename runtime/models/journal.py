@@ -113,6 +113,11 @@ class Journal:
         self._to_finish: dict[int, int] = {}
         # A branch is labelled after its parent, whose prefix it shares.
         self._affinity = trajectory.label.partition("@")[0]
+        self._headers = {
+            "x-cso-run": _header_text(task.run_name),
+            "x-cso-task": _header_text(task.name),
+            "x-cso-trajectory": _header_text(trajectory.label),
+        }
 
     def begin_step(self, step: int) -> None:
         """Say that a step begins. What it needs to end is bought even if the budget is spent meanwhile.
@@ -186,7 +191,7 @@ class Journal:
             self._models.asking.add(asking)
             try:
                 await role.endpoint.complete(
-                    request, headers=self._headers(place), keep=keep, body=body, affinity=self._affinity
+                    request, headers=self._headers_at(place), keep=keep, body=body, affinity=self._affinity
                 )
             except ContentFiltered as error:
                 if not keep_refusal:
@@ -223,15 +228,13 @@ class Journal:
         first = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest()) >> 2
         return first + place.ordinal
 
-    def _headers(self, place: Place) -> dict[str, str]:
+    def _headers_at(self, place: Place) -> dict[str, str]:
         if not self._models.trace_headers:
             return {}
         return {
             "x-cso-role": place.role,
             "x-cso-module": place.module,
-            "x-cso-run": _header_text(self._task.run_name),
-            "x-cso-task": _header_text(self._task.name),
-            "x-cso-trajectory": _header_text(self._trajectory.label),
+            **self._headers,
             "x-cso-step": str(place.step),
         }
 

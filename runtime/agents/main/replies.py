@@ -408,9 +408,10 @@ def _described(node: ast.expr) -> str:
 def parse_plan(reply: Reply, previous_state: str) -> dict[str, JsonValue]:
     """The progress state that a plan reply gives: the keys of STATE_KEYS, each a list of texts.
 
-    `previous_state` is the literal of the state before. A key that the plan leaves out keeps its previous value; other keys are dropped. Text or a number becomes a list
-    of one, null an empty list, a dict a list of `key: value`; nested values become JSON text. Items are cut at
-    MAX_ITEM_CHARACTERS and lists at MAX_LIST_CHARACTERS, from the end of the to-do list and the start of the others.
+    `previous_state` is the literal of the state before. A key that the plan leaves out keeps its previous value;
+    other keys are dropped. Text or a number becomes a list of one, null an empty list, a dict a list of `key:
+    value`; nested values become JSON text. Items are cut at MAX_ITEM_CHARACTERS and lists at MAX_LIST_CHARACTERS,
+    from the end of the to-do list and the start of the others.
 
     Raises:
         ReplyError: the reply has a problem, its code is no dict literal, or the dict has none of the four keys.
