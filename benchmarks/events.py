@@ -45,7 +45,7 @@ class Sink:
 
     name = "sink"
     consumes: tuple[type[Event], ...] = (StepCompleted,)
-    workers = 64
+    workers = PUBLISHERS
 
     def __init__(self) -> None:
         self.reached: dict[int, float] = {}

@@ -228,26 +228,27 @@ class Bus:
 
     async def _work(self, database: Database, line: Line) -> None:
         while True:
-            delivery = await line.take()
-            event = delivery.event
-            try:
-                if event.run in self._runs and event.task not in self._withdrawn_tasks:
-                    await self._deliver_within_scope(database, line, delivery)
-            finally:
-                line.release(delivery)
+            # Entered anew only after a withdrawal: one for each delivery would cost a tenth of handing it over.
+            with anyio.CancelScope() as scope:
+                while not scope.cancel_called:
+                    await self._serve(database, line, scope)
 
-    async def _deliver_within_scope(self, database: Database, line: Line, delivery: Delivery) -> None:
-        scope = anyio.CancelScope()
-        work = AtWork(line.handler.name, delivery.event, anyio.current_time(), scope)
+    async def _serve(self, database: Database, line: Line, scope: anyio.CancelScope) -> None:
+        """Take a delivery and see it through, unless it is withdrawn by cancelling the scope."""
+        delivery = await line.take()
+        event = delivery.event
+        work = AtWork(line.handler.name, event, anyio.current_time(), scope)
         self._at_work.add(work)
         try:
-            with scope:
+            if event.run in self._runs and event.task not in self._withdrawn_tasks:
                 await self._deliver(database, line, delivery)
-            if scope.cancelled_caught:
-                # Replies that have arrived are in line for their commit: whoever does this again must find them.
-                await database.save(_nothing)
         finally:
+            if scope.cancel_called:
+                # Replies that have arrived are in line for their commit: whoever does this again must find them.
+                with anyio.CancelScope(shield=True):
+                    await database.write(_nothing)
             self._at_work.discard(work)
+            line.release(delivery)
             if work.left is not None:
                 work.left.set()
 

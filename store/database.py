@@ -255,9 +255,13 @@ class Database(Reader):
 
     async def save(self, write: Write[T]) -> T:
         """As `write`, but a caller cancelled meanwhile leaves only once the commit is done."""
-        with anyio.CancelScope(shield=True):
-            result = await self.write(write)
-        return result
+        future = self.submit(write)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([future])
+            raise
 
     def _open_writing(self) -> sqlite3.Connection:
         return open_writing(self.file)

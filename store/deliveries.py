@@ -48,8 +48,14 @@ async def load_due(
         Delivery(
             handler,
             decode_event(
-                row["kind"], run=row["run"], task=row["task"], seq=row["seq"], time=row["time"], body=row["body"]
-            ).stamped(seq=row["seq"], time=row["time"], priority=row["priority"]),
+                row["kind"],
+                run=row["run"],
+                task=row["task"],
+                seq=row["seq"],
+                time=row["time"],
+                body=row["body"],
+                priority=row["priority"],
+            ),
             row["attempts"],
             row["failing"],
         )

@@ -50,25 +50,21 @@ class Transaction:
             The event with its place in the log, under which it reaches the bus once the write is committed.
         """
         now = now_us()
-        cursor = self._connection.execute(
+        seq = self.insert(
             "INSERT INTO events (time, kind, run, task, body) VALUES (?, ?, ?, ?, ?)",
             (now, event.kind, event.run, event.task, event.body()),
         )
-        assert cursor.lastrowid is not None  # as above
-        handlers = self._subscriptions.get(event.kind, ())
-        priority = self._priority(event.task) if handlers else 0
-        committed = event.stamped(seq=cursor.lastrowid, time=now, priority=priority)
-        for handler in handlers:
-            self._connection.execute(
-                "INSERT INTO deliveries (handler, event, run, task, priority) VALUES (?, ?, ?, ?, ?)",
-                (handler, committed.seq, event.run, event.task, priority),
-            )
+        priority = 0
+        for handler in self._subscriptions.get(event.kind, ()):
+            row = self._connection.execute(
+                "INSERT INTO deliveries (handler, event, run, task, priority)"
+                " VALUES (?, ?, ?, ?, ifnull((SELECT priority FROM tasks WHERE id = ?), 0)) RETURNING priority",
+                (handler, seq, event.run, event.task, event.task),
+            ).fetchone()
+            priority = int(row[0])
+        committed = event.stamped(seq=seq, time=now, priority=priority)
         self.published.append(committed)
         return committed
-
-    def _priority(self, task: int | None) -> int:
-        row = self._connection.execute("SELECT priority FROM tasks WHERE id = ?", (task,)).fetchone()
-        return 0 if row is None else int(row[0])
 
 
 def now_us() -> int:
