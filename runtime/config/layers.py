@@ -62,7 +62,7 @@ class Layer:
 class _Sources(Settings, BaseSettings):
     """Tells pydantic-settings which fields there are; never instantiated, so it reads nothing by itself."""
 
-    model_config = SettingsConfigDict(case_sensitive=True)
+    model_config = SettingsConfigDict(case_sensitive=True, defer_build=True)
 
 
 def read_file(path: Path) -> Layer:

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from runtime.cli.main import main
-from runtime.config import Settings, digest, flatten, identity
 from runtime.config.fallbacks import TARGETS
+from runtime.config.identity import digest, identity
+from runtime.config.settings import Settings
+from runtime.config.values import flatten
 
 
 @pytest.fixture(autouse=True)

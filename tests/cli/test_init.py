@@ -9,7 +9,9 @@ import pytest
 
 from runtime.cli.init import init
 from runtime.cli.main import main
-from runtime.config import Settings, load_settings, render_default_config
+from runtime.config.loading import load_settings
+from runtime.config.rendering import render_default_config
+from runtime.config.settings import Settings
 from runtime.errors import ConfigError
 
 

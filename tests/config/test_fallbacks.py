@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from runtime.config import Loaded, Settings, load_settings, render_default_config
 from runtime.config.endpoints import Endpoint
 from runtime.config.fallbacks import TARGETS
+from runtime.config.loading import Loaded, load_settings
+from runtime.config.rendering import render_default_config
+from runtime.config.settings import Settings
 from runtime.config.values import flatten
 from runtime.errors import ConfigError
 from runtime.roles import endpoint_settings

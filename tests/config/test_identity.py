@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from runtime.config import Settings, digest, identity
+from runtime.config.identity import digest, identity
+from runtime.config.settings import Settings
 from runtime.errors import ConfigError
 
 ROLE_OPERATION = ("base_url", "api_key_env", "timeout", "deadline", "attempts", "max_in_flight")

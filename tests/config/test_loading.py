@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from runtime.config import Settings, flatten, load_settings
+from runtime.config.loading import load_settings
+from runtime.config.settings import Settings
+from runtime.config.values import flatten
 from runtime.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from runtime.config import Settings, flatten, load_settings, render_default_config
+from runtime.config.loading import load_settings
+from runtime.config.rendering import render_default_config
+from runtime.config.settings import Settings
+from runtime.config.values import flatten
 
 SHIPPED = Path(__file__).parents[2] / "config.toml"
 
