@@ -10,11 +10,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
-from runtime.bus import Bus
 from runtime.config.settings import Settings
 from runtime.errors import ConfigError
 from runtime.runs import open_run
@@ -24,6 +23,9 @@ from store.formats.task_files import TaskRecord
 from store.runs import Run, find_run, set_paused
 from store.tasks import TaskFile, find_task, submit_task
 from store.transaction import Transaction
+
+if TYPE_CHECKING:
+    from runtime.bus import Bus  # a daemon's; its clients would import it for nothing
 
 BATCH = 64  # tasks handed over in one transaction or request, so that a long file does not hold up everyone else
 _BATCH_FILE_BYTES = 16 << 20

@@ -144,6 +144,8 @@ async def open_daemon(
         bus.watch(event_log.note)
         # First in, so last out: what the others commit while they close is in the files, too.
         stack.push_async_callback(event_log.finish)
+        # Comes up in a process of its own while the rest is opened.
+        sandbox = await stack.enter_async_context(ProcessSandbox())
         run = await open_run(database, settings, settings.run.name)
         endpoints = {role: await stack.enter_async_context(Pool(at)) for role, at in roles.items()}
         models = Models(
@@ -155,7 +157,6 @@ async def open_daemon(
         models.prices, models.budget = price_list(settings), await open_budget(settings, roles, database)
         bus.watch(models.budget.note)
         bus.stands = models.budget.stands
-        sandbox = await stack.enter_async_context(ProcessSandbox())
         workspaces = Workspaces(
             workspaces_folder(settings.run.data),
             WorkspaceLimits(max_files=settings.workspace.max_files, max_mb=settings.workspace.max_mb),
@@ -195,6 +196,7 @@ async def open_daemon(
             slots=slots,
         )
         await daemon.take_up()
+        await sandbox.ready()
         yield daemon
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -69,7 +70,8 @@ def subscriptions(classes: Iterable[HandlerClass]) -> dict[str, list[str]]:
     return found
 
 
-def handler_classes() -> dict[str, HandlerClass]:
+@cache
+def handler_classes() -> Mapping[str, HandlerClass]:
     """The handlers that are installed, by name: ours and those of other packages.
 
     Raises:

@@ -60,7 +60,6 @@ def collect_garbage_seldom() -> None:
     Python looks after 700 new objects. With hundreds of rollouts under way that takes a quarter of the time, and
     finds hardly anything, because what rollouts leave behind is freed by its reference counts.
     """
-    gc.collect()
     gc.freeze()
     gc.set_threshold(*_GARBAGE_THRESHOLDS)
 

@@ -24,7 +24,6 @@ from aiohttp.typedefs import Handler
 from runtime.api.bodies import BadRequestError, read_retry_body, read_tasks_body
 from runtime.api.guard import make_guard
 from runtime.api.live import Live, live_status
-from runtime.api.metrics import render_metrics
 from runtime.control import UnknownNameError
 from runtime.daemon import Daemon
 from runtime.errors import CsoError
@@ -72,6 +71,9 @@ async def healthz(request: web.Request) -> web.Response:
 
 async def metrics(request: web.Request) -> web.Response:
     """Tell a monitoring system how the daemon is."""
+    # Imported here because no start should wait for what only some daemons are asked.
+    from runtime.api.metrics import render_metrics
+
     body, content_type = await render_metrics(request.app[LIVE], request.headers.get(hdrs.ACCEPT, ""))
     # As a header, because the library's own parameter takes no parameters of the type.
     return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})

@@ -8,22 +8,15 @@ Origin is refused, and bodies must come as application/json, which a browser doe
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
-from runtime.config.settings import Api
 from runtime.loopback import is_loopback
 
 OPEN_PATHS = ("/healthz",)  # a supervisor may look without a token
 _BEARER = "Bearer "
-
-
-def api_token(settings: Api, environ: Mapping[str, str]) -> str | None:
-    """The token that requests must carry, if any is set."""
-    return environ.get(settings.token_env, "").strip() or None if settings.token_env else None
 
 
 def make_guard(*, token: str | None) -> Middleware:

@@ -11,8 +11,8 @@ from typing import cast
 from aiohttp import web
 
 from runtime.api.app import make_app
-from runtime.api.guard import api_token
 from runtime.api.live import Live
+from runtime.api.token import api_token
 from runtime.config.settings import Api
 from runtime.errors import ConfigError
 from runtime.loopback import is_loopback

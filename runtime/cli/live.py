@@ -8,8 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from runtime.api.client import connect
-from runtime.api.guard import api_token
+from runtime.api.token import api_token
 from runtime.config.settings import Api
 from runtime.errors import CsoError
 from runtime.notice import living_notice
@@ -31,6 +30,9 @@ async def look_at_daemon(folder: Path, settings: Api) -> dict[str, JsonValue] | 
     notice = living_notice(folder)
     if notice is None:
         return None
+    # Imported here because without a daemon, which is nothing unusual, it would be half of the command's time.
+    from runtime.api.client import connect
+
     try:
         token = api_token(settings, os.environ)
         async with connect(notice.url, token=token, token_env=settings.token_env) as remote:

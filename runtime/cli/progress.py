@@ -6,13 +6,14 @@ import contextlib
 import sys
 import time
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 import anyio
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
-
 from runtime.cli.output import say
 from runtime.cli.tally import Tally
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 _REFRESH_S = 0.1
 _PLAIN_EVERY_S = 5.0
@@ -42,6 +43,10 @@ async def _lines(tally: Tally) -> None:
 
 
 async def _bars(tally: Tally) -> None:
+    # Imported here because only a terminal shows bars; elsewhere the first model call need not wait for it.
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
     progress = Progress(
         TextColumn("{task.description:<13}"),
         BarColumn(bar_width=28),

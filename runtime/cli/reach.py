@@ -10,8 +10,7 @@ from pathlib import Path
 
 import anyio
 
-from runtime.api.client import connect
-from runtime.api.guard import api_token
+from runtime.api.token import api_token
 from runtime.cli.output import say
 from runtime.cli.runs import one_run
 from runtime.config.settings import Settings
@@ -56,6 +55,9 @@ async def _reach(stack: contextlib.AsyncExitStack, settings: Settings) -> Reache
     while True:
         notice = living_notice(folder)
         if notice is not None:
+            # Imported here because only a daemon's client needs it, as only the others need what `_opened` imports.
+            from runtime.api.client import connect
+
             token, name = api_token(settings.api, os.environ), settings.api.token_env
             remote = await stack.enter_async_context(connect(notice.url, token=token, token_env=name))
             return Reached(remote, is_daemon=True)

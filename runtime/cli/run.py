@@ -12,7 +12,6 @@ from runtime.cli.identity import AcceptOption, NewRunOption, settle_identity
 from runtime.cli.options import tell_notices
 from runtime.cli.output import write_data, write_json
 from runtime.cli.reading import read_all, tell_left_out
-from runtime.cli.rehearse import rehearse as rehearse_tasks
 from runtime.cli.report import summary_json, summary_text
 from runtime.cli.working import work_off
 from runtime.config.loading import load_settings
@@ -47,6 +46,9 @@ def run(
     loaded = tell_notices(load_settings(file, os.environ, given))
     records, problems = read_all(tasks, strict=strict)
     if rehearse:
+        # Imported here because it brings the simulated world, which no other run needs.
+        from runtime.cli.rehearse import rehearse as rehearse_tasks
+
         raise typer.Exit(rehearse_tasks(loaded.settings, records, sample=sample, failure_share=failures, json=json))
     settings = settle_identity(loaded.settings, new_run=new_run, accept=accept)
     worked = anyio.run(work_off, settings, os.environ, records)

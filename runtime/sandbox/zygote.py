@@ -44,20 +44,21 @@ class ZygoteHandle:
         self._sending = anyio.Lock()
         self._dead = anyio.Event()
         self._condemned = False
+        self._greeted = False
         self._mourners: set[Callable[[], None]] = set()
         self._pidfd = os.pidfd_open(process.pid)
         self.first_uid: int | None = None
         asyncio.get_running_loop().add_reader(self._pidfd, self._died)
 
     @classmethod
-    async def start(cls, footing: Footing, marker: str) -> ZygoteHandle:
-        """Start a zygote whose executions carry a marker in their environment.
+    def spawn(cls, footing: Footing, marker: str) -> ZygoteHandle:
+        """Start a zygote whose executions carry a marker in their environment, without waiting until it has come up.
 
         To be called in the thread that runs the event loop for as long as the zygote is needed, because the zygote
         ends with the thread that started it.
 
         Raises:
-            InfrastructureError: it did not come up.
+            InfrastructureError: there can be no such process.
         """
         near, far = socket_pair(socket.SOCK_SEQPACKET)
         with contextlib.ExitStack() as undo:
@@ -70,14 +71,23 @@ class ZygoteHandle:
             except OSError as error:
                 raise InfrastructureError(f"the sandbox's zygote did not start: {error}") from error
             undo.pop_all()
-        handle = cls(process, near, scratch)
+        return cls(process, near, scratch)
+
+    async def greeted(self) -> None:
+        """Wait until it has come up; for one at a time.
+
+        Raises:
+            InfrastructureError: it did not, and is dead.
+        """
+        if self._greeted:
+            return
         try:
-            await handle._greet()
-        except BaseException:
+            await self._greet()
+        except InfrastructureError:
             with anyio.CancelScope(shield=True):
-                await handle.stop()
+                await self.stop()
             raise
-        return handle
+        self._greeted = True
 
     @property
     def dead(self) -> bool:

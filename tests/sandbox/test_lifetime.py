@@ -129,8 +129,14 @@ os.kill(os.getppid(), 9)
 async def test_an_interpreter_that_does_not_work_is_told_at_the_start() -> None:
     for python in ("/bin/false", "/nowhere/python3"):
         with pytest.raises(InfrastructureError, match="zygote did not start"):
-            async with ProcessSandbox(python=Path(python)):
-                pass
+            async with ProcessSandbox(python=Path(python)) as sandbox:
+                await sandbox.ready()
+
+
+async def test_a_sandbox_that_is_left_before_it_has_come_up_leaves_nothing_behind() -> None:
+    async with ProcessSandbox() as sandbox:
+        pass
+    await gone(*left_of(sandbox))
 
 
 DAEMON = """
