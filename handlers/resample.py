@@ -13,7 +13,6 @@ from functools import partial
 from typing import ClassVar
 
 import anyio
-import structlog
 
 from handlers.prm import StepScorer
 from handlers.rollouts import finish_all
@@ -21,6 +20,7 @@ from handlers.scoring import RecentStep, normalise_code
 from runtime.agents.base import Action
 from runtime.deadline import deadline
 from runtime.handler import Result, nothing_more
+from runtime.logs import get_logger
 from runtime.models.errors import ContentFiltered, ContextOverflow
 from runtime.models.journal import Journal
 from runtime.services import Services
@@ -32,7 +32,7 @@ from store.tasks import Task, load_task
 from store.trajectories import Step, Trajectory, load_steps, load_trajectory
 from store.transaction import Transaction
 
-_log = structlog.get_logger("resample")
+_log = get_logger("resample")
 
 
 class Resample:

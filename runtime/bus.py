@@ -19,11 +19,11 @@ from functools import partial
 from typing import TypeVar
 
 import anyio
-import structlog
 
 from runtime.errors import BudgetSpentError, InfrastructureError
 from runtime.handler import Handler
 from runtime.lines import Line
+from runtime.logs import get_logger
 from runtime.models.errors import EndpointStopped, EndpointUnavailable, RequestRefused
 from store.database import Database
 from store.deliveries import Delivery, complete_delivery, count_owed, fail_delivery, rest_delivery
@@ -34,7 +34,7 @@ from store.transaction import Transaction, now_us
 E = TypeVar("E", bound=Exception)
 Watcher = Callable[[Event], None]
 _ERROR_CHARACTERS = 2000
-_log = structlog.get_logger("bus")
+_log = get_logger("bus")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

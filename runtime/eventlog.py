@@ -18,8 +18,8 @@ from typing import BinaryIO
 
 import anyio
 import orjson
-import structlog
 
+from runtime.logs import get_logger
 from store.database import Reader
 from store.errors import StorageError
 from store.events import Event
@@ -30,7 +30,7 @@ _BLOCK = 1 << 16
 _GATHER_S = 0.2  # events gather for so long before they are written: a page costs hardly more than an event
 _RETRY_S = 5.0
 _FINISH_S = 10.0
-_log = structlog.get_logger("eventlog")
+_log = get_logger("eventlog")
 
 
 @dataclass(frozen=True, slots=True)

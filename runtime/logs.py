@@ -5,10 +5,36 @@ It is about the program. What happens to tasks is in the event log, which is in 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
+from types import ModuleType
+from typing import cast
 
-import structlog
+
+@contextlib.contextmanager
+def _hidden(module: str) -> Iterator[None]:
+    """Have a module look as if it were not installed, unless it has been imported already."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = cast("ModuleType", None)
+    try:
+        yield
+    finally:
+        del sys.modules[module]
+
+
+# It would import rich, for tracebacks that are not ours, and that takes a tenth of the time of every start.
+with _hidden("rich"):
+    import structlog
+
+
+def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
+    """The log of a part of the program: an event in words, and facts by name."""
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(name)
+    return logger
 
 
 def configure_logs(level: str) -> None:

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 
 import anyio
-import structlog
 
+from runtime.logs import get_logger
 from store.errors import StorageTroubleError
 
 # Rollouts, model calls and watchers each take a few; more helps nobody and slows every fork on some systems.
@@ -20,7 +20,7 @@ _LEAST_DESCRIPTORS = 64
 _GARBAGE_THRESHOLDS = (50_000, 20, 20)
 _CLOCK_EVERY_S = 10.0
 _CLOCK_TOLERANCE_S = 1.0
-_log = structlog.get_logger("machine")
+_log = get_logger("machine")
 
 
 def tell_of_trouble(trouble: StorageTroubleError | None) -> None:

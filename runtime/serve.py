@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import anyio
-import structlog
 from anyio.to_thread import run_sync
 
 from runtime.api.listening import listening
@@ -22,7 +21,7 @@ from runtime.api.live import Live
 from runtime.config.settings import Api, Settings
 from runtime.daemon import Daemon, open_daemon
 from runtime.errors import ConfigError
-from runtime.logs import configure_logs
+from runtime.logs import configure_logs, get_logger
 from runtime.machine import collect_garbage_seldom
 from runtime.notice import posted
 from runtime.reload import Reloaded, apply_settings
@@ -34,7 +33,7 @@ from runtime.teller import Teller
 from store.errors import StorageTroubleError
 from store.transaction import Transaction
 
-_log = structlog.get_logger("serve")
+_log = get_logger("serve")
 Load = Callable[[], Settings]
 
 

@@ -30,11 +30,11 @@ from typing import Literal
 
 import anyio
 import orjson
-import structlog
 from anyio.to_thread import run_sync
 
 from runtime.control import LocalControl, Submitted
 from runtime.errors import ConfigError
+from runtime.logs import get_logger
 from store.errors import StoreError, TaskFileError
 from store.formats.task_files import TaskRecord, read_tasks
 from store.tasks import ChangedTaskError
@@ -43,7 +43,7 @@ SUFFIX = ".jsonl"
 REPORT_SUFFIX = ".report.json"
 LOOK_S = 1.0
 _NAME_BYTES = 200  # of 255 that a file system allows, so that a number and the report's suffix fit behind
-_log = structlog.get_logger("spool")
+_log = get_logger("spool")
 
 Place = Literal["taken", "done", "rejected"]
 # What tells a version of a file from another: device, inode, size, time of change.

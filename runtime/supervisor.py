@@ -13,12 +13,13 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 import anyio
-import structlog
+
+from runtime.logs import get_logger
 
 _AGAIN_S = 0.05
 _FINISH_S = 1.0
 _QUIET_S = 30.0  # between two words about what we do, where the manager wants no sign of life
-_log = structlog.get_logger("supervisor")
+_log = get_logger("supervisor")
 
 
 class Supervisor:

@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 
 import anyio
 import orjson
-import structlog
 
+from runtime.logs import get_logger
 from store.database import Reader
 from store.errors import StorageError
 from store.events import (
@@ -30,7 +30,7 @@ from store.events import (
 _TOLD = (BudgetSpent, DeliveryFailed, PairVerified, Resumed, RunStarted, TaskCancelled, TaskFinished)
 # Beyond it the oldest go untold: the log on a terminal must not fill the memory of a daemon whose disk is stuck.
 _WAITING = 10_000
-_log = structlog.get_logger("daemon")
+_log = get_logger("daemon")
 
 
 class Teller:

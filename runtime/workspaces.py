@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import anyio
-import structlog
 
 from runtime.errors import ConfigError, CsoError, InfrastructureError
+from runtime.logs import get_logger
 from runtime.sandbox import closed_folder
 from store.blobs import decode_blob
 from store.database import Reader
@@ -32,7 +32,7 @@ T = TypeVar("T")
 _REMOVE_DEADLINE_S = 60.0
 # With less than this on the disk, code may have failed for want of it.
 _ROOM_BYTES = 1 << 20
-_log = structlog.get_logger("workspaces")
+_log = get_logger("workspaces")
 
 
 class WorkspaceTooLargeError(CsoError):

@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 import orjson
-import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
@@ -27,6 +26,7 @@ from runtime.api.live import Live, live_status
 from runtime.control import UnknownNameError
 from runtime.daemon import Daemon
 from runtime.errors import CsoError
+from runtime.logs import get_logger
 from runtime.runs import RunChangedError
 from runtime.status import status_json
 from store.errors import StorageError
@@ -34,7 +34,7 @@ from store.jsontypes import JsonValue
 from store.tasks import ChangedTaskError
 
 LIVE = web.AppKey("live", Live)
-_log = structlog.get_logger("api")
+_log = get_logger("api")
 
 
 def make_app(live: Live, *, token: str | None, max_body: int) -> web.Application:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import anyio
+
 from runtime.cli.output import say
 from runtime.cli.tally import Tally
 

@@ -13,11 +13,10 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from runtime.errors import ConfigError
+from runtime.logs import get_logger
 
-_log = structlog.get_logger("sandbox")
+_log = get_logger("sandbox")
 
 # CHOWN, DAC_OVERRIDE, KILL, SETGID and SETUID.
 _CAPABILITIES = 1 << 0 | 1 << 1 | 1 << 5 | 1 << 6 | 1 << 7

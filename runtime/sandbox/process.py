@@ -12,16 +12,16 @@ from types import TracebackType
 from typing import Self
 
 import anyio
-import structlog
 
 from runtime.errors import InfrastructureError
+from runtime.logs import get_logger
 from runtime.sandbox.child.identity import BLOCK, Identity
 from runtime.sandbox.execution import Ending, Execution, Limits, Tool
 from runtime.sandbox.footing import Footing, find_footing
 from runtime.sandbox.session import Session, encode_program
 from runtime.sandbox.zygote import ZygoteHandle
 
-_log = structlog.get_logger("sandbox")
+_log = get_logger("sandbox")
 
 # Each execution has two user ids out of a block.
 _MAX_SLOTS = BLOCK // 2

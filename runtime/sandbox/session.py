@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
-import structlog
 
 from runtime.errors import InfrastructureError
+from runtime.logs import get_logger
 from runtime.sandbox.child.channel import MAX_FRAME
 from runtime.sandbox.clock import CodeClock
 from runtime.sandbox.execution import Execution, Limits, Tool
@@ -28,7 +28,7 @@ from runtime.sandbox.verdict import Claim, Findings
 from runtime.sandbox.zygote import ZygoteHandle, socket_pair
 from store.jsontypes import JsonValue
 
-_log = structlog.get_logger("sandbox")
+_log = get_logger("sandbox")
 
 _BEGIN_S = 30.0
 # Between the runner's claim that the code has ended and the end of its process.

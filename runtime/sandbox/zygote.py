@@ -14,13 +14,13 @@ from pathlib import Path
 
 import anyio
 import orjson
-import structlog
 
 from runtime.errors import InfrastructureError
+from runtime.logs import get_logger
 from runtime.sandbox.footing import Footing
 from store.jsontypes import JsonValue
 
-_log = structlog.get_logger("sandbox")
+_log = get_logger("sandbox")
 
 _START_S = 30.0
 _SEND_S = 30.0
