@@ -19,11 +19,11 @@ class OpenWork:
 
 async def count_open_work(reader: Reader, run: int) -> OpenWork:
     """What of a run is open."""
-    # Open work is found through its deliveries, which are few, not by looking through all trajectories.
+    # Open work is found through its deliveries, which are few, not by looking through all tasks or trajectories.
     row = await reader.fetch_one(
         """
         WITH owed AS (
-            SELECT d.task FROM deliveries d JOIN tasks k ON k.id = d.task WHERE k.run = ? AND d.dead = 0
+            SELECT task FROM deliveries WHERE run = ? AND dead = 0
         ),
         begun AS (
             SELECT id FROM trajectories WHERE outcome IS NULL AND task IN (SELECT task FROM owed)
