@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass
 
 import anyio
+import structlog
 
 from runtime.agents.main.agent import MainAgent, load_prompts
 from runtime.bus import Bus, Retries, Watcher
@@ -39,6 +40,7 @@ from store.runs import Run, list_runs
 
 _LOCK_WAIT_S = 3.0
 _LOCK_LOOK_S = 0.05
+_log = structlog.get_logger("models")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -147,7 +149,7 @@ async def open_daemon(
         # Comes up in a process of its own while the rest is opened.
         sandbox = await stack.enter_async_context(ProcessSandbox())
         run = await open_run(database, settings, settings.run.name)
-        endpoints = {role: await stack.enter_async_context(Pool(at)) for role, at in roles.items()}
+        endpoints = {role: await stack.enter_async_context(Pool(at, _tell)) for role, at in roles.items()}
         models = Models(
             make_roles(settings, endpoints),
             database=database,
@@ -217,6 +219,11 @@ async def _enter(stack: contextlib.AsyncExitStack, database: Database) -> None:
         else:
             return
         await anyio.sleep(_LOCK_LOOK_S)
+
+
+def _tell(text: str) -> None:
+    """Say what is the matter with an endpoint."""
+    _log.warning(text)
 
 
 def _event_log(settings: Settings, database: Database) -> EventLog:

@@ -14,7 +14,13 @@ from urllib.parse import urlsplit
 import anyio
 import orjson
 
-from runtime.models.errors import ContentFiltered, EndpointStopped, EndpointUnavailable, ModelError
+from runtime.models.errors import (
+    ContentFiltered,
+    EndpointPaused,
+    EndpointStopped,
+    EndpointUnavailable,
+    ModelError,
+)
 from runtime.models.findings import EndpointFinding, bad, warn
 from runtime.models.served import listed, served_models
 from runtime.models.settings import EndpointSettings
@@ -27,6 +33,10 @@ async def explain(
     error: ModelError, settings: EndpointSettings, model: str, served: Sequence[str] | None
 ) -> EndpointFinding:
     """What a failed call says about the endpoint, with the next step; `served` are the models that it lists."""
+    if isinstance(error, EndpointPaused):
+        return bad(
+            settings, error.reason.partition(";")[0] + _said(error), "wait until then, or ask for a larger quota"
+        )
     if isinstance(error, EndpointStopped) and error.status in _OF_THE_KEY:
         return bad(settings, error.reason.partition(";")[0] + _said(error), settings.key_advice)
     if isinstance(error, ContentFiltered):

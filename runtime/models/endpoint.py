@@ -12,24 +12,33 @@ How a request is written and sent is its provider's transport; retries, limits a
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 import anyio
 
+from runtime.clock import clock_time
 from runtime.models.bodies import Answer
 from runtime.models.call import Call, Keep, header_values
 from runtime.models.capabilities import cut_at_stop, part_thoughts
 from runtime.models.chat import ChatReply, ChatRequest
 from runtime.models.context import TokenEstimate, size_of
-from runtime.models.errors import ContextOverflow, EndpointStopped, EndpointUnavailable, ModelError
-from runtime.models.faults import REFUSED, Fault, Reaction, timeout_fault
+from runtime.models.errors import (
+    ContextOverflow,
+    EndpointPaused,
+    EndpointStopped,
+    EndpointUnavailable,
+    ModelError,
+)
+from runtime.models.faults import REFUSED, Fault, Reaction, pause_fault, timeout_fault
 from runtime.models.limiter import Limiter, Limiting, SentAwayError
 from runtime.models.rates import RateGate
 from runtime.models.retry import backoff_delay
 from runtime.models.settings import EndpointSettings
 from runtime.models.stop import Stop
 from runtime.models.transport import make_transport
+from runtime.models.trouble import Tell, Trouble, silent
 from runtime.models.window import AdaptiveWindow, FixedWindow, Window
 
 if TYPE_CHECKING:
@@ -42,6 +51,7 @@ _IMMEDIATE_RETRIES = 2
 _NEAR_THE_LIMIT = 0.8  # of max_input_tokens: from here on an estimate is not enough if a tokenizer can be asked
 _COUNTING_SECONDS = 10.0
 _COUNTING_FAILURES = 3
+_WHILE_PAUSED = "Its work waits and counts no failure; `cso retry --all` has it asked at once"
 ADJUSTABLE = ("max_in_flight", "requests_per_minute", "tokens_per_minute", "timeout", "deadline", "attempts")
 """Settings that may change while calls are on their way."""
 
@@ -51,7 +61,8 @@ class EndpointSnapshot:
     """An endpoint at one moment. `refused`, `retried` and `calls` count from its start.
 
     `calls` are calls of `complete`, `retried` their attempts beyond the first, `refused` the answers with which
-    the server shed load (429, 503, 529).
+    the server shed load (429, 503, 529). Where it is `stopped`, `reason` says why, and `until` (seconds since 1970)
+    is when a single call may try.
     """
 
     in_flight: int
@@ -62,18 +73,24 @@ class EndpointSnapshot:
     retried: int
     calls: int
     stopped: bool
+    reason: str | None = None
+    until: float | None = None
 
 
 class Endpoint:
-    """One base URL with its key, limits and connections; an async context manager that may be entered once."""
+    """One base URL with its key, limits and connections; an async context manager that may be entered once.
 
-    def __init__(self, settings: EndpointSettings) -> None:
+    `tell` hears, in a line, of trouble that begins and of its end.
+    """
+
+    def __init__(self, settings: EndpointSettings, tell: Tell = silent) -> None:
         self.settings = settings
         self._limiter = Limiter(window=_window(settings), rates=_rates(settings))
         self._transport = make_transport(settings, self._learn)
         self._estimate = TokenEstimate()
         self._counting_failures = 0
         self._stop = Stop()
+        self._trouble = Trouble(settings, tell)
         self._calls = self._retried = self._refused = 0
 
     def __repr__(self) -> str:
@@ -94,7 +111,7 @@ class Endpoint:
         """Take over what is `ADJUSTABLE` of these settings, for attempts that begin from now on.
 
         A limit that was found, of requests in flight or by the minute, stays known unless its setting has changed. A
-        refused key is tried again.
+        refused key is tried again, and so is an endpoint that wants to be left alone.
         """
         self.ask_again()
         old, self.settings = (
@@ -108,7 +125,7 @@ class Endpoint:
 
     def snapshot(self) -> EndpointSnapshot:
         """Look at the endpoint's load and at what limits it right now."""
-        limiter = self._limiter
+        limiter, stop = self._limiter, self._stop
         return EndpointSnapshot(
             in_flight=limiter.in_flight,
             limit=limiter.window.limit,
@@ -118,11 +135,14 @@ class Endpoint:
             retried=self._retried,
             calls=self._calls,
             stopped=self.is_stopped,
+            reason=stop.fault.reason if stop.fault else None,
+            until=round(time.time() + stop.pause) if stop.fault else None,
         )
 
     def ask_again(self) -> None:
-        """Ask as usual, though the key or the account was refused: somebody says that it is mended."""
+        """Ask as usual, though a key was refused, or it wants to be left alone: somebody says that we may."""
         self._stop.lift()
+        self._limiter.go_on()
 
     def dismiss(self) -> None:
         """Have the attempts that wait for a slot end without having been made."""
@@ -130,7 +150,7 @@ class Endpoint:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether the endpoint has refused its key or account, and has not been found to take it since."""
+        """Whether it refused a key, or wants to be left alone for long, and has not been found to answer since."""
         return self._stop.fault is not None
 
     @property
@@ -169,7 +189,8 @@ class Endpoint:
 
         `body` spares work if the caller has what `encode` gives; `affinity` means nothing to a single endpoint.
 
-        Raises EndpointUnavailable, EndpointStopped, RequestRefused, ContextOverflow or ContentFiltered.
+        Raises EndpointUnavailable, EndpointStopped or EndpointPaused, RequestRefused, ContextOverflow or
+        ContentFiltered.
         """
         call = self.begin(request, headers=headers, keep=keep, body=body)
         await self.check_length(call)
@@ -263,6 +284,9 @@ class Endpoint:
             call.keep(reply)
         if is_trial:
             self._stop.lift()
+        if not self.is_stopped:  # or this one was on its way before
+            self._trouble.over()
+            self._heed_pause(None)
         permit.succeeded(latency, answer.usage.prompt + answer.usage.completion)
         self._estimate.correct(call.size, answer.usage.prompt)
         return reply
@@ -280,11 +304,15 @@ class Endpoint:
 
     def _note_fault(self, fault: Fault, call: Call, permit: Permit, *, is_trial: bool) -> None:
         """Act on a fault, before its slot goes to the next call; raises where no attempt can follow."""
-        call.fault = fault
         if fault.retry_after:
             self._limiter.pause(fault.retry_after)
         if fault.status in REFUSED:
             self._refused += 1
+        if fault.retry_after or fault.status in REFUSED:
+            fault = self._heed_pause(fault) or fault
+        call.fault = fault
+        if fault.error is EndpointPaused:
+            raise self._stopped(call)
         if fault.error is EndpointStopped:
             self._stop.refused(fault, by_trial=is_trial)
             raise self._stopped(call)
@@ -293,8 +321,21 @@ class Endpoint:
         if fault.reaction is Reaction.NEVER or call.attempts >= call.most_attempts:
             raise fault.to_error(self.settings.name, attempts=call.attempts)
 
+    def _heed_pause(self, why: Fault | None) -> Fault | None:
+        """Ask no more where the endpoint wants to be left alone for longer than a call may wait; the calls' fault."""
+        seconds = self._limiter.left_alone_for()
+        if seconds < self.settings.deadline:
+            return None
+        fault = pause_fault(why, clock_time(time.time() + seconds))
+        if self._stop.left_alone(fault, seconds):
+            self._trouble.begins(f"{fault.reason.removeprefix('it ')}. {_WHILE_PAUSED}")
+        self._limiter.dismiss()
+        return fault
+
     def back_off(self, call: Call) -> float:
-        """Seconds to wait after the call's fault; raises if its deadline leaves no room for another attempt."""
+        """Seconds to wait after the call's fault; raises if no other attempt can follow in its time."""
+        if self._stop.pause > 0:
+            raise self._stopped(call)
         settings, fault = self.settings, call.fault
         asked = fault.retry_after or 0.0 if fault is not None else 0.0
         if fault is not None and fault.reaction is Reaction.NOW and call.immediate < _IMMEDIATE_RETRIES:
@@ -323,11 +364,17 @@ class Endpoint:
     def _stopped(self, call: Call) -> ModelError:
         fault = self._stop.fault
         assert fault is not None  # it is asked for where there is one
-        reason = f"{fault.reason}; {fault.advice or self.settings.key_advice}, then `cso retry --all`"
         # An attempt that failed of something else before says nothing about the call's own request.
-        is_own = call.fault is not None and call.fault.error is EndpointStopped
-        error = fault.to_error(self.settings.name, attempts=call.attempts if is_own else 0, reason=reason)
+        is_own = call.fault is not None and issubclass(call.fault.error, EndpointStopped)
+        advice = fault.advice or self.settings.key_advice
+        if fault.error is not EndpointPaused:
+            advice += ", then `cso retry --all`"
+        error = fault.to_error(
+            self.settings.name, attempts=call.attempts if is_own else 0, reason=f"{fault.reason}; {advice}"
+        )
         error.retry_after = self._stop.pause
+        if isinstance(error, EndpointPaused):
+            error.lasting = self._stop.lasting
         return error
 
     def _out_of_time(self, call: Call) -> ModelError:

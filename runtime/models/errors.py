@@ -4,6 +4,7 @@
     └── ModelError               any of the below; nobody reacted: an `error` outcome, never evidence
         ├── EndpointUnavailable  attempts or time used up: hand the delivery out again later
         ├── EndpointStopped      key, account, model or path refused: nothing is asked until it may be tried again
+        │   └── EndpointPaused   it wants to be left alone for longer than a call may wait: wait, uncounted
         ├── RequestRefused       the request itself is wrong: never sent again, its delivery is set aside
         ├── ContextOverflow      too long for the model: shorten the observations and ask once more
         └── ContentFiltered      the provider's filter said no: tell the agent
@@ -75,6 +76,15 @@ class EndpointStopped(ModelError):  # noqa: N818
 
     `attempts` is 0 for a call whose own request was not refused. After `retry_after` seconds a single call may try.
     """
+
+
+class EndpointPaused(EndpointStopped):
+    """Raised when the endpoint wants to be left alone for longer than a call may wait.
+
+    `lasting` is how many seconds it has been so without a reply in between, up to when the error was raised.
+    """
+
+    lasting = 0.0
 
 
 class RequestRefused(ModelError):  # noqa: N818

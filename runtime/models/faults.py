@@ -11,7 +11,7 @@ traceback leads back to a request with a key in its headers.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from runtime.models.errors import (
     BODY_CHARS,
     ContentFiltered,
     ContextOverflow,
+    EndpointPaused,
     EndpointStopped,
     EndpointUnavailable,
     ModelError,
@@ -36,6 +37,7 @@ REFUSED = frozenset({429, 503, 529})
 """Statuses with which a server sheds load: they, and timeouts, make an adaptive window smaller."""
 
 _GIST_CHARS = 600
+_USED_UP = "its limit on requests or tokens is used up"
 _TRANSIENT_4XX = frozenset({408, 409, 425, 429, 499})
 
 _OVERFLOW = re.compile(
@@ -177,6 +179,21 @@ def filter_fault(request_id: str, usage: Usage) -> Fault:
         status=200,
         request_id=request_id,
         usage=usage,
+    )
+
+
+def pause_fault(why: Fault | None, until: str) -> Fault:
+    """What calls end with while an endpoint is to be left alone until a time, as people read it.
+
+    `why` is the answer that says so; None if it was a reply, with a limit that it used up.
+    """
+    why = why or Fault(reaction=Reaction.NEVER, error=EndpointPaused, reason=_USED_UP)
+    return replace(
+        why,
+        reaction=Reaction.NEVER,
+        error=EndpointPaused,
+        reason=f"it wants to be left alone until {until}: {why.reason}",
+        advice="it is asked again then, or at once with `cso retry --all`",
     )
 
 

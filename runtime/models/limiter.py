@@ -123,6 +123,16 @@ class Limiter:
         """Seconds left of a pause, 0 without one."""
         return max(0.0, self._paused_until - anyio.current_time())
 
+    def left_alone_for(self) -> float:
+        """Seconds for which the endpoint wants no request: by a pause, or because a limit of its own is used up."""
+        return max(self.paused_for(), self.rates.closed_for(anyio.current_time()))
+
+    def go_on(self) -> None:
+        """Let calls start although the endpoint wanted to be left alone."""
+        self._paused_until = 0.0
+        self.rates.reopen()
+        self._pump()
+
     def replace(self, *, window: Window | None = None, rates: RateGate | None = None) -> None:
         """Go by another window or other rates; calls beyond it that are on their way end in their own time."""
         self.window = window or self.window
@@ -130,11 +140,13 @@ class Limiter:
         self._pump()
 
     def limiting(self) -> Limiting:
-        """What holds the next call in the queue; with an empty queue only a pause counts."""
+        """What holds the next call in the queue; with an empty one, only that the endpoint wants to be left alone."""
         if self.waiting:
             head = next((waiter for waiter in self._queue if not waiter.is_gone), None)
             return self._blocked(head.tokens if head else 0)[0]
-        return Limiting.RETRY_AFTER if self.paused_for() else Limiting.NONE
+        if self.paused_for():
+            return Limiting.RETRY_AFTER
+        return Limiting.RATE_LIMIT if self.left_alone_for() else Limiting.NONE
 
     def give_back(self) -> None:
         """Take back a permit's slot; called by permits only."""

@@ -24,9 +24,10 @@ import anyio
 from runtime.models.call import Call, Keep
 from runtime.models.chat import ChatReply, ChatRequest
 from runtime.models.endpoint import Endpoint, EndpointSnapshot
-from runtime.models.errors import EndpointStopped, EndpointUnavailable
+from runtime.models.errors import EndpointPaused, EndpointStopped, EndpointUnavailable
 from runtime.models.faults import REFUSED, Fault
 from runtime.models.settings import EndpointSettings
+from runtime.models.trouble import Tell, silent
 
 _FAILURES_TO_GO_OUT = 3
 _FIRST_ABSENCE = 1.0
@@ -47,8 +48,8 @@ class ReplicaSnapshot:
 class _Replica:
     """An endpoint, and what is thought of its health."""
 
-    def __init__(self, settings: EndpointSettings) -> None:
-        self.endpoint = Endpoint(settings)
+    def __init__(self, settings: EndpointSettings, tell: Tell) -> None:
+        self.endpoint = Endpoint(settings, tell)
         self.address = urlsplit(settings.base_url).netloc or settings.region
         self.out_until = 0.0
         self._failures = 0
@@ -98,13 +99,13 @@ class _Replica:
 class Pool:
     """One or more replicas of a role; an async context manager that may be entered once.
 
-    With a single replica everything is as with that endpoint alone.
+    With a single replica everything is as with that endpoint alone. `tell` hears of trouble, see `Endpoint`.
     """
 
-    def __init__(self, replicas: Sequence[EndpointSettings]) -> None:
+    def __init__(self, replicas: Sequence[EndpointSettings], tell: Tell = silent) -> None:
         if len(replicas) > 1:
             replicas = [_renamed(settings) for settings in replicas]
-        self._replicas = [_Replica(settings) for settings in replicas]
+        self._replicas = [_Replica(settings, tell) for settings in replicas]
         self._homes: OrderedDict[str, _Replica] = OrderedDict()
         self._stack = AsyncExitStack()
 
@@ -123,19 +124,26 @@ class Pool:
         """The settings of the first replica; all but the address are the same for all."""
         return self._replicas[0].endpoint.settings
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether none of them is asked, see `Endpoint.is_stopped`."""
+        return all(replica.endpoint.is_stopped for replica in self._replicas)
+
     def adjust(self, settings: Sequence[EndpointSettings]) -> None:
         """Take over what may change while calls are on their way, see `Endpoint.adjust`."""
         for replica, each in zip(self._replicas, settings, strict=False):
             replica.endpoint.adjust(each)
 
     def ask_again(self) -> None:
-        """Ask as usual where a key or an account was refused, see `Endpoint.ask_again`."""
+        """Ask as usual where an endpoint has stopped us, see `Endpoint.ask_again`."""
         for replica in self._replicas:
             replica.endpoint.ask_again()
 
     def snapshot(self) -> EndpointSnapshot:
         """The replicas together: sums, and what limits the one at which most calls wait."""
         each = [replica.endpoint.snapshot() for replica in self._replicas]
+        # A role whose replicas have all stopped is asked again when the first of them may be.
+        stopped = min(each, key=lambda one: one.until or 0.0)
         return EndpointSnapshot(
             in_flight=sum(one.in_flight for one in each),
             limit=sum(one.limit for one in each),
@@ -144,7 +152,9 @@ class Pool:
             refused=sum(one.refused for one in each),
             retried=sum(one.retried for one in each),
             calls=sum(one.calls for one in each),
-            stopped=all(one.stopped for one in each),
+            stopped=stopped.stopped,
+            reason=stopped.reason,
+            until=stopped.until,
         )
 
     def replicas(self) -> tuple[ReplicaSnapshot, ...]:
@@ -196,13 +206,15 @@ class Pool:
 
     async def _attempt(self, replica: _Replica, call: Call) -> ChatReply | None:
         """One attempt at one replica: a reply, or None if another one should be asked. Raises the final ones."""
-        before = call.attempts
+        before, fault = call.attempts, call.fault
         with replica.asked() as is_probe:
             try:
                 reply = await replica.endpoint.attempt(call)
-            except EndpointStopped:
-                if all(each.endpoint.is_stopped for each in self._replicas):
+            except EndpointStopped as error:
+                if self.is_stopped:
                     raise
+                if isinstance(error, EndpointPaused):
+                    call.fault = fault  # or the others would be left alone for as long
                 return None
             except EndpointUnavailable:
                 self._note_fault(replica, call, before, is_probe=is_probe)

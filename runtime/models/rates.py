@@ -58,12 +58,20 @@ class RateGate:
 
     def delay(self, now: float, tokens: int) -> float:
         """Seconds to wait before a call of about `tokens` tokens may start; 0 if it may start now."""
-        wait = max(0.0, self._closed_until - now)
+        wait = self.closed_for(now)
         if self._requests is not None:
             wait = max(wait, self._requests.delay(now, 1.0))
         if self._tokens is not None:
             wait = max(wait, self._tokens.delay(now, tokens))
         return wait
+
+    def closed_for(self, now: float) -> float:
+        """Seconds until a limit that the endpoint reported as used up is reset; 0 if none is."""
+        return max(0.0, self._closed_until - now)
+
+    def reopen(self) -> None:
+        """Forget that a limit was reported as used up: somebody wants to see for himself."""
+        self._closed_until = 0.0
 
     def take(self, tokens: int) -> None:
         """Book a call that starts now."""

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-LONGEST_PAUSE = 3600.0
-"""Seconds: the most that a header can make an endpoint wait, whatever a confused server's clock says."""
+LONGEST_PAUSE = 86_400.0
+"""Seconds: the most that `Retry-After` can make an endpoint wait, which is for the quota of a day."""
+
+LONGEST_RESET = 3600.0
+"""Seconds: the most that is believed of a limit's reset, since one that refills steadily has room long before."""
 
 _RANDOM = SystemRandom()
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
@@ -56,18 +59,21 @@ def seconds_until(date: str, headers: Mapping[str, str]) -> float | None:
 
 
 def time_span(text: str) -> float | None:
-    """Seconds in the reset headers' forms: `6m0s`, `20ms`, `1.5s`, plain seconds; None for anything else."""
+    """Seconds in the reset headers' forms: `6m0s`, `20ms`, `1.5s`, plain seconds; None for anything else.
+
+    From 0 to `LONGEST_RESET`.
+    """
     seconds = number(text)
     if seconds is not None:
-        return _clamp(seconds)
+        return _clamp(seconds, LONGEST_RESET)
     parts = _SPAN.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text.strip():
         return None
-    return _clamp(sum(float(number) * _SECONDS[unit] for number, unit in parts))
+    return _clamp(sum(float(number) * _SECONDS[unit] for number, unit in parts), LONGEST_RESET)
 
 
-def _clamp(seconds: float) -> float:
-    return min(max(seconds, 0.0), LONGEST_PAUSE)
+def _clamp(seconds: float, most: float = LONGEST_PAUSE) -> float:
+    return min(max(seconds, 0.0), most)
 
 
 def number(text: str | None) -> float | None:

@@ -18,6 +18,7 @@ from aiohttp import web
 from runtime.models.chat import ChatRequest
 from runtime.models.endpoint import Endpoint
 from runtime.models.settings import EndpointSettings
+from runtime.models.trouble import Tell, silent
 from store.messages import Message
 
 KEY = "sk-very-secret-0123456789"
@@ -175,6 +176,7 @@ def endpoint_for(
     deadline: float = 20.0,
     max_in_flight: int = 64,
     api_key: str | None = KEY,
+    tell: Tell = silent,
 ) -> Endpoint:
     """An endpoint with a short back-off."""
     return Endpoint(
@@ -189,5 +191,6 @@ def endpoint_for(
             backoff=0.001,
             backoff_max=0.01,
             max_in_flight=max_in_flight,
-        )
+        ),
+        tell,
     )

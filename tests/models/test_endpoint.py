@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
+from dataclasses import replace
 
 import anyio
 import orjson
@@ -14,6 +16,7 @@ from runtime.models.endpoint import Endpoint
 from runtime.models.errors import (
     ContentFiltered,
     ContextOverflow,
+    EndpointPaused,
     EndpointStopped,
     EndpointUnavailable,
     ModelError,
@@ -88,6 +91,13 @@ FINAL: dict[str, tuple[Behaviour, type[ModelError]]] = {
     "content filter as a code": (failure(400, "filtered", "content_filter"), ContentFiltered),
     "content filter as a finish reason": (answer(completion("", "content_filter")), ContentFiltered),
     **{f"overflow as {name} says it": (behaviour, ContextOverflow) for name, behaviour in OVERFLOWS.items()},
+}
+
+
+LIMIT_USED_UP = {
+    "x-ratelimit-limit-requests": "1000",
+    "x-ratelimit-remaining-requests": "0",
+    "x-ratelimit-reset-requests": "6h0m0s",
 }
 
 
@@ -260,17 +270,151 @@ async def test_the_deadline_covers_waiting_for_a_slot() -> None:
     ],
     ids=["seconds", "milliseconds", "date"],
 )
-async def test_a_pause_past_the_deadline_fails_the_call_at_once(headers: dict[str, str]) -> None:
-    behaviour = failure(429, headers=headers)
+async def test_a_pause_that_no_call_can_wait_for_stops_the_endpoint_until_it_is_over(headers: dict[str, str]) -> None:
+    behaviour = failure(429, "Daily quota reached.", headers=headers)
     async with serve(behaviour) as server, endpoint_for(server.url, deadline=30) as endpoint:
-        with anyio.fail_after(10), pytest.raises(EndpointUnavailable) as caught:
-            await endpoint.complete(REQUEST, headers={})
-        assert caught.value.retry_after == 600
-        assert endpoint.snapshot().limiting is Limiting.RETRY_AFTER
-        with anyio.fail_after(10), pytest.raises(EndpointUnavailable, match="left alone") as later:
-            await endpoint.complete(REQUEST, headers={})
-        assert later.value.retry_after is not None
+        attempts = []
+        for _ in range(3):
+            with (
+                anyio.fail_after(10),
+                pytest.raises(EndpointPaused, match=r"left alone until .*: rate limited") as one,
+            ):
+                await endpoint.complete(REQUEST, headers={})
+            assert one.value.retry_after == pytest.approx(600, abs=20)
+            attempts.append(one.value.attempts)
+        snapshot = endpoint.snapshot()
+    assert attempts == [1, 0, 0], "only the first call has asked"
+    assert (snapshot.stopped, snapshot.limiting, snapshot.refused) == (True, Limiting.RETRY_AFTER, 1)
     assert len(server.requests) == 1
+
+
+class Told:
+    """What people have been told of an endpoint, and an event for the next of it."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def __call__(self, text: str) -> None:
+        self.texts.append(text)
+
+
+async def test_calls_that_wait_learn_of_a_long_pause_without_asking_and_people_are_told_of_it_once() -> None:
+    told, answered = Told(), anyio.Event()
+
+    async def late(request: web.Request) -> web.StreamResponse:
+        await answered.wait()
+        return await failure(429, headers={"Retry-After": "7200"})(request)
+
+    async with serve(late) as server, endpoint_for(server.url, max_in_flight=2, tell=told) as endpoint:
+        attempts: list[int] = []
+
+        async def call() -> None:
+            with pytest.raises(EndpointPaused) as caught:
+                await endpoint.complete(REQUEST, headers={})
+            attempts.append(caught.value.attempts)
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                for _ in range(20):
+                    group.start_soon(call)
+                await anyio.wait_all_tasks_blocked()
+                answered.set()
+    assert sorted(attempts) == [0] * 18 + [1, 1]
+    assert len(server.requests) == 2
+    (text,) = told.texts
+    assert text.startswith(f"the policy endpoint at {server.url} wants to be left alone until ")
+
+
+async def test_a_long_pause_ends_for_whoever_has_the_endpoint_asked_again() -> None:
+    told, daily = Told(), failure(429, headers={"Retry-After": "7200"})
+    async with serve(daily, daily, GOOD) as server, endpoint_for(server.url, tell=told) as endpoint:
+        for _ in range(2):
+            endpoint.ask_again()
+            with pytest.raises(EndpointPaused):
+                await endpoint.complete(REQUEST, headers={})
+        endpoint.ask_again()
+        assert not endpoint.snapshot().stopped
+        assert (await endpoint.complete(REQUEST, headers={})).content == "hi"
+    began, again, over = told.texts
+    assert began.partition(" until ")[0] == again.partition(" until ")[0]
+    assert over == f"the policy endpoint at {server.url} answers again"
+
+
+async def test_after_a_long_pause_a_single_call_asks_and_another_pause_adds_to_it() -> None:
+    pause, asked, go_on = 0.3, anyio.Event(), anyio.Event()
+    again = failure(429, headers={"Retry-After": f"{pause}"})
+
+    async def gated(request: web.Request) -> web.StreamResponse:
+        asked.set()
+        await go_on.wait()
+        return await GOOD(request)
+
+    async with (
+        serve(again, again, gated, GOOD) as server,
+        endpoint_for(server.url, timeout=pause, deadline=pause / 2) as endpoint,
+    ):
+        lasting = []
+        for _ in range(2):
+            with pytest.raises(EndpointPaused) as caught:
+                await endpoint.complete(REQUEST, headers={})
+            lasting.append(caught.value.lasting)
+            endpoint._stop._until = anyio.current_time()  # it is over
+            endpoint._limiter.go_on()
+        endpoint.settings = replace(endpoint.settings, timeout=5.0, deadline=5.0)
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                for _ in range(5):
+                    group.start_soon(lambda: endpoint.complete(REQUEST, headers={}))
+                await asked.wait()
+                await anyio.wait_all_tasks_blocked()
+                assert len(server.requests) == 3
+                go_on.set()
+        assert not endpoint.snapshot().stopped
+    assert lasting[0] < lasting[1]
+
+
+@pytest.mark.parametrize(
+    "behaviour", [failure(429, headers=LIMIT_USED_UP), answer(completion(), headers=LIMIT_USED_UP)]
+)
+async def test_a_limit_that_is_used_up_for_hours_is_such_a_pause(behaviour: Behaviour) -> None:
+    async with serve(behaviour, GOOD) as server, endpoint_for(server.url, deadline=30) as endpoint:
+        with contextlib.suppress(EndpointPaused):
+            await endpoint.complete(REQUEST, headers={})
+        assert endpoint.snapshot().limiting is Limiting.RATE_LIMIT
+        with anyio.fail_after(10), pytest.raises(EndpointPaused, match="left alone until") as caught:
+            await endpoint.complete(REQUEST, headers={})
+        assert caught.value.retry_after == pytest.approx(3600, abs=20)
+        assert len(server.requests) == 1
+        endpoint.ask_again()
+        assert (await endpoint.complete(REQUEST, headers={})).content == "hi"
+
+
+async def test_what_else_goes_wrong_while_it_is_left_alone_is_what_it_is() -> None:
+    answers = {"a": failure(429, headers={"Retry-After": "7200"}), "b": failure(400), "c": GOOD}
+    paused = anyio.Event()
+
+    async def by_module(request: web.Request) -> web.StreamResponse:
+        if (name := request.headers["x-cso-module"]) != "a":
+            await paused.wait()
+        return await answers[name](request)
+
+    async with serve(by_module) as server, endpoint_for(server.url) as endpoint:
+        ends: dict[str, object] = {}
+
+        async def call(name: str) -> None:
+            try:
+                ends[name] = (await endpoint.complete(REQUEST, headers={"x-cso-module": name})).content
+            except ModelError as error:
+                ends[name] = type(error)
+                paused.set()
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                for name in answers:
+                    group.start_soon(call, name)
+        assert ends == {"a": EndpointPaused, "b": RequestRefused, "c": "hi"}
+        assert endpoint.snapshot().stopped
+    assert len(server.requests) == 3
 
 
 async def test_retry_after_holds_every_call_of_the_endpoint() -> None:
@@ -604,7 +748,7 @@ async def test_what_an_endpoint_reports_of_its_limits_holds_the_next_call(
 ) -> None:
     async with (
         serve(answer(completion(), headers=headers)) as server,
-        endpoint_for(server.url, deadline=5) as endpoint,
+        endpoint_for(server.url, deadline=90) as endpoint,
         anyio.create_task_group() as group,
     ):
         for _ in range(passing):

@@ -18,7 +18,13 @@ import pytest
 from aiohttp import web
 
 from runtime.models.chat import ChatReply, ChatRequest
-from runtime.models.errors import ContextOverflow, EndpointStopped, EndpointUnavailable, RequestRefused
+from runtime.models.errors import (
+    ContextOverflow,
+    EndpointPaused,
+    EndpointStopped,
+    EndpointUnavailable,
+    RequestRefused,
+)
 from runtime.models.pool import Pool, ReplicaSnapshot
 from runtime.models.settings import EndpointSettings
 from store.messages import Message
@@ -482,6 +488,28 @@ async def test_a_replica_that_is_to_be_left_alone_for_too_long_does_not_fail_a_c
         moody.behaviour = Turns([failure(500), failure(500)])
         got = await two.ask(home)
         assert (got.content, got.attempts) == ("hi", 3)
+
+
+async def test_a_replica_with_a_pause_of_hours_is_left_out_and_the_role_stops_only_with_the_last() -> None:
+    daily = failure(429, headers={"Retry-After": "7200"})
+    async with bench(GOOD, GOOD, backoff=0.001, backoff_max=0.01) as two:
+        paused, moody = two.replicas
+        home = await two.home_at(paused)
+        moody.behaviour, paused.behaviour = Turns([failure(500), failure(500)]), daily
+        asked = paused.asked
+        got = await two.ask(home)
+        assert (got.content, got.attempts) == ("hi", 4)
+        assert (paused.asked, two.look(paused).endpoint.stopped) == (asked + 1, True)
+        snapshot = two.policy.snapshot()
+        assert (snapshot.stopped, snapshot.reason, snapshot.until) == (False, None, None)
+        moody.behaviour = daily
+        for _ in range(2):
+            with pytest.raises(EndpointPaused):
+                await two.ask(home)
+        snapshot = two.policy.snapshot()
+        assert snapshot.stopped
+        assert "wants to be left alone" in (snapshot.reason or "")
+        assert paused.asked == asked + 1
 
 
 async def test_messages_that_are_too_long_are_sent_to_nobody() -> None:
