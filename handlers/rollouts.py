@@ -10,7 +10,7 @@ import anyio
 from handlers.judging.outcome import judge_answer
 from runtime.errors import InfrastructureError
 from runtime.executor import Rank
-from runtime.models.errors import EndpointStopped, RequestRefused
+from runtime.models.errors import EndpointPaused, EndpointStopped, RequestRefused
 from runtime.rollout import Ended
 from runtime.services import Services
 from store.events import Event, Outcome
@@ -31,6 +31,7 @@ async def roll_out(
 
     Raises:
         InfrastructureError: it could not be brought to an end; it is recorded as an error and can be tried again.
+            Where an endpoint only wants to be left alone for long, nothing is recorded.
     """
     database = services.database
 
@@ -43,6 +44,8 @@ async def roll_out(
     try:
         ended = await services.executor.run(trajectory, task, rank)
         outcome = await judge_answer(services, trajectory, task, ended.answer.output)
+    except EndpointPaused:
+        raise  # it is gone on with as it stands
     except InfrastructureError as error:
         await database.save(partial(end_trajectory, identifier=trajectory.id, outcome="error", error=str(error)))
         raise

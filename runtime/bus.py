@@ -7,7 +7,8 @@ Handlers work side by side and none waits for another's failures. Only deliverie
 A failure while the disk is full, or the machine in other such trouble, says nothing about the delivery: nothing is
 handed out until that is over, and then the delivery is worked on again, uncounted. Nor does a key, a model or a path
 that an endpoint refuses: the delivery that met it is set aside, and the rest of its run stays owed until the endpoint
-may be tried again. A request that is refused for itself has its delivery set aside at once.
+may be tried again. Nor does an endpoint that wants to be left alone for longer than a call may wait: all of its run
+stays owed. A request that is refused for itself has its delivery set aside at once.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from runtime.errors import BudgetSpentError, InfrastructureError
 from runtime.handler import Handler
 from runtime.lines import Line
 from runtime.logs import get_logger
-from runtime.models.errors import EndpointStopped, EndpointUnavailable, RequestRefused
+from runtime.models.errors import EndpointPaused, EndpointStopped, EndpointUnavailable, RequestRefused
 from store.database import Database
 from store.deliveries import Delivery, complete_delivery, count_owed, fail_delivery, rest_delivery
 from store.errors import StorageError, StorageTroubleError
@@ -100,6 +101,7 @@ class Bus:
         self._withdrawn_tasks: set[int] = set()
         self._told: dict[int, BudgetSpent] = {}
         self._held: set[int] = set()
+        self._paused: set[int] = set()  # those of them that go on by themselves, within `max_time`
         self._at_work: set[AtWork] = set()
         self._workers: dict[str, int] = {}
         self._hire: Callable[[Line, int], None] = lambda _line, _number: None
@@ -128,7 +130,7 @@ class Bus:
 
     @property
     def held(self) -> frozenset[int]:
-        """The runs that wait until a refused key may be tried."""
+        """The runs that wait until an endpoint that stopped may be tried."""
         return frozenset(self._held)
 
     def watch(self, watcher: Watcher) -> None:
@@ -140,10 +142,11 @@ class Bus:
         chosen = set(runs)
         self._runs.update(chosen)
         self._held -= chosen
+        self._paused -= chosen
         self.look()
 
     def release_held(self) -> None:
-        """Hand out deliveries again of the runs that wait until a refused key may be tried."""
+        """Hand out deliveries again of the runs that wait until an endpoint that stopped may be tried."""
         self.admit(tuple(self._held))
 
     async def withdraw(self, *, run: int | None = None, task: int | None = None) -> None:
@@ -151,6 +154,7 @@ class Bus:
         if run is not None:
             self._runs.discard(run)
             self._held.discard(run)
+            self._paused.discard(run)
         if task is not None:
             self._withdrawn_tasks.add(task)
         going = [
@@ -214,12 +218,12 @@ class Bus:
                     self._workers[handler] = number + 1
 
     async def wait_until_drained(self, database: Database) -> None:
-        """Wait until nothing of the admitted runs is owed except what was set aside.
+        """Wait until nothing of the admitted runs, or of those that a pause holds, is owed except what was set aside.
 
         Looks at the lines, which is cheap, and asks the database only when they are all idle.
         """
         # Idleness of all lines at once is no event of any one of them.
-        while not self._idle or await count_owed(database, self._runs) > 0:  # noqa: ASYNC110
+        while self._paused or not self._idle or await count_owed(database, self._runs) > 0:  # noqa: ASYNC110
             await anyio.sleep(0.05)
 
     @property
@@ -291,14 +295,20 @@ class Bus:
         """Hand out nothing more of a run until the endpoint that stopped may be tried again; everything stays owed.
 
         But for the delivery whose request was refused: that may be its own fault, and it must not be the next to try.
+        Where it was only told to wait it stays owed as well, unless that takes longer than `max_time`.
         """
-        run = delivery.event.run
+        run, seconds = delivery.event.run, error.retry_after or 0.0
+        is_pause = isinstance(error, EndpointPaused)
+        is_waited_for = isinstance(error, EndpointPaused) and error.lasting + seconds <= self.retries.max_time
         if run in self._runs:
             self._runs.discard(run)
             self._held.add(run)
-            self._take_up_after(run, error.retry_after or 0.0)
-        if error.attempts:
-            await self._failed(database, line, delivery, error, is_final=True)
+            if is_waited_for:
+                self._paused.add(run)
+            self._take_up_after(run, seconds)
+        if error.attempts and not is_waited_for:
+            told = InfrastructureError(f"bus.max_time is too short for this: {error}") if is_pause else error
+            await self._failed(database, line, delivery, told, is_final=True)
 
     async def _take_up(self, run: int, seconds: float) -> None:
         await anyio.sleep(seconds)

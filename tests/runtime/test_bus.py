@@ -13,7 +13,7 @@ import pytest
 from runtime.bus import Bus, Retries
 from runtime.errors import BudgetSpentError, InfrastructureError
 from runtime.handler import Result, nothing_more
-from runtime.models.errors import EndpointUnavailable, RequestRefused
+from runtime.models.errors import EndpointPaused, EndpointUnavailable, RequestRefused
 from store.database import Database
 from store.deliveries import count_owed, revive_deliveries
 from store.events import BudgetSpent, DeliveryFailed, Event, TaskFinished, TaskSubmitted
@@ -280,6 +280,78 @@ async def test_a_delivery_that_fails_for_too_long_is_set_aside_with_attempts_lef
         await database.write(revive_deliveries)
         (row,) = await database.fetch("SELECT dead, attempts, failing FROM deliveries")
     assert tuple(row) == (0, 0, None)
+
+
+def wants_a_pause(seconds: float, *, lasting: float = 0.0, attempts: int = 1) -> EndpointPaused:
+    error = EndpointPaused("it wants to be left alone", endpoint="policy", attempts=attempts, retry_after=seconds)
+    error.lasting = lasting
+    return error
+
+
+async def test_a_long_pause_is_waited_for_and_counts_for_none_of_its_run(tmp_path: Path) -> None:
+    bus, seen = quick_bus(attempts=1), list[Event]()
+    bus.watch(seen.append)
+
+    async def twice_in_vain(_event: Event) -> Result:
+        if len(handler.given) <= 2:
+            raise wants_a_pause(0.05, lasting=1.0)
+        return nothing_more
+
+    handler = Scripted(twice_in_vain, workers=1)
+    async with opened(tmp_path, bus) as database:
+        run = await begin(database)
+        await database.write(lambda t: submit(t, run, 3))
+        await drain(bus, database, handler)
+        assert await count_owed(database, [run]) == 0
+    assert len(handler.given) == 5
+    assert not [event for event in seen if isinstance(event, DeliveryFailed)]
+
+
+@pytest.mark.parametrize(("attempts", "set_aside"), [(1, 1), (0, 0)])
+async def test_a_pause_that_outlasts_the_longest_time_holds_the_run_and_sets_aside_what_asked(
+    tmp_path: Path, attempts: int, set_aside: int
+) -> None:
+    bus = Bus(retries=Retries(attempts=5, max_time=60.0), capacity=4)
+
+    async def pause(_event: Event) -> Result:
+        raise wants_a_pause(50.0, lasting=20.0, attempts=attempts)
+
+    handler = Scripted(pause, workers=1)
+    async with opened(tmp_path, bus) as database:
+        run = await begin(database)
+        await database.write(lambda t: submit(t, run, 3))
+        await drain(bus, database, handler)
+        rows = await database.fetch("SELECT error FROM deliveries WHERE dead = 1")
+        assert await count_owed(database, [run]) == 3 - set_aside
+    assert (bus.held, len(handler.given)) == (frozenset([run]), 1)
+    assert [row["error"].partition(": ")[0] for row in rows] == ["bus.max_time is too short for this"] * set_aside
+
+
+async def test_a_run_that_waits_for_a_pause_can_be_withdrawn_and_admitted(tmp_path: Path) -> None:
+    bus, paused = quick_bus(), anyio.Event()
+
+    async def once_in_vain(_event: Event) -> Result:
+        if len(handler.given) == 1:
+            paused.set()
+            raise wants_a_pause(3600.0)
+        return nothing_more
+
+    handler = Scripted(once_in_vain, workers=1)
+    async with opened(tmp_path, bus) as database:
+        run = await begin(database)
+        await database.write(lambda t: submit(t, run, 1))
+        with anyio.fail_after(DEADLINE_S):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(bus.run, database, [handler])
+                await paused.wait()
+                await anyio.wait_all_tasks_blocked()
+                await bus.withdraw(run=run)
+                await bus.wait_until_drained(database)
+                assert (bus.held, await count_owed(database, [run])) == (frozenset(), 1)
+                bus.admit([run])
+                await bus.wait_until_drained(database)
+                tasks.cancel_scope.cancel()
+        assert await count_owed(database, [run]) == 0
 
 
 async def test_a_request_that_is_refused_for_itself_is_not_made_again(tmp_path: Path) -> None:
