@@ -79,6 +79,8 @@ class Control(Protocol):
     async def retry(self, *, run: str | None = None, task: str | None = None) -> int:
         """Put what was set aside back into the queue: of a task, of a run or of all. How many deliveries.
 
+        Endpoints that stopped are asked again at once, whatever was set aside.
+
         Raises:
             UnknownNameError: there is no such run or task.
         """
@@ -107,7 +109,7 @@ class LocalControl:
     Args:
         bus: of the daemon that works on it, which then acts at once; None if nobody works.
         serves: whether that daemon works on a run.
-        ask_again: has that daemon's endpoints asked again that refused their key.
+        ask_again: has that daemon's endpoints asked again that stopped.
     """
 
     def __init__(
@@ -179,7 +181,7 @@ class LocalControl:
     async def _take_up(self, run: Run) -> None:
         """Have the bus work on a run that it does not work on yet, unless it was paused meanwhile.
 
-        More tasks are no reason to try a refused key.
+        More tasks are no reason to try an endpoint that stopped.
         """
         if self._bus is not None and run.id not in self._bus.runs | self._bus.held:
             self._admit(await self._run(run.name))

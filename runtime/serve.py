@@ -158,6 +158,9 @@ def describe(live: Live) -> str:
     daemon = live.daemon
     if trouble := daemon.database.trouble:
         return f"waiting: {trouble.what}"
+    stopped = [f"{role}: {pool.snapshot().reason}" for role, pool in daemon.endpoints.items() if pool.is_stopped]
+    if daemon.bus.held and stopped:
+        return f"waiting: {'; '.join(stopped)}"
     return (
         f"{live.state}: {len(daemon.bus.runs)} runs, {daemon.slots.in_use} of {daemon.slots.total} rollouts, "
         f"{len(daemon.services.models.asking)} model calls under way"

@@ -127,7 +127,7 @@ class _Families(Collector):
         stopped = {role: float(one.stopped) for role, one in seen.items()}
         yield _gauge(
             "cso_endpoint_stopped",
-            "1 where key, account, model or path is wrong and nothing is asked until it may be tried again.",
+            "1 where key, account, model or path is wrong, or it wants to be left alone for long: nothing is asked.",
             "role",
             stopped,
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.api.token import api_token
+from runtime.clock import clock_time
 from runtime.config.settings import Api
 from runtime.errors import CsoError
 from runtime.notice import living_notice
@@ -86,7 +87,7 @@ def _replica(replica: Facts) -> str:
 def _endpoint(endpoint: Facts) -> str:
     """How busy a role's endpoint is, and what keeps it from more."""
     if endpoint["stopped"]:
-        return "stopped: wrong key, account, model or path, see what was set aside"
+        return _stopped(endpoint)
     parts = [f"{endpoint['in_flight']} of {endpoint['limit']} requests on their way"]
     if endpoint["waiting"]:
         parts.append(f"{endpoint['waiting']} waiting")
@@ -94,3 +95,11 @@ def _endpoint(endpoint: Facts) -> str:
         parts.append(f"limited by {_LIMITS.get(endpoint['limiting'], endpoint['limiting'])}")
     parts += [f"{endpoint[name]:,} {name}" for name in ("refused", "retried") if endpoint[name]]
     return ", ".join(parts)
+
+
+def _stopped(endpoint: Facts) -> str:
+    """Why a role's endpoint is not asked, and until when."""
+    again = "asked again"
+    if endpoint.get("until"):
+        again += f" at {clock_time(endpoint['until'])}, or"
+    return f"stopped: {endpoint.get('reason') or 'see what was set aside'}; {again} at once with `cso retry --all`"

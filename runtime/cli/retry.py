@@ -21,7 +21,10 @@ def retry(
     data: DataOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Put work that was set aside back into the queue, its failures forgotten."""
+    """Put work that was set aside back into the queue, its failures forgotten.
+
+    A daemon at work then asks endpoints again that refused a key, or that wanted to be left alone.
+    """
     if (task is not None) is everything:
         raise ConfigError("say what to try again: --task ID, or --all")
     revived, is_daemon = anyio.run(_retry, settings_for(file, data), name, task)
@@ -30,7 +33,7 @@ def retry(
     elif revived:
         write_data(f"{counted(revived, 'delivery', 'deliveries')} back in the queue")
     else:
-        write_data("nothing was set aside")
+        write_data("nothing was set aside" + ("; any endpoint that had stopped is asked again" if is_daemon else ""))
     if revived and not is_daemon:
         say("no daemon is at work: it is tried again by `cso serve`, or by the `cso run` that began it")
 

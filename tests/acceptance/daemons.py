@@ -46,6 +46,15 @@ class ServeProcess:
                         return line
                 await self._news.wait()
 
+    async def said_that(self, beginning: str) -> dict[str, Any]:
+        """Wait until it has logged an event whose text begins so."""
+        with anyio.fail_after(DEADLINE_S):
+            while True:
+                for line in self.lines:
+                    if line.get("event", "").startswith(beginning):
+                        return line
+                await self._news.wait()
+
     async def ended(self) -> int:
         """Wait for its end; its exit code, negative if a signal ended it."""
         with anyio.fail_after(DEADLINE_S):

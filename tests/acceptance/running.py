@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import anyio
 
 from runtime.bus import Watcher
 from runtime.config.settings import Settings
-from runtime.daemon import open_daemon
+from runtime.daemon import Daemon, open_daemon
 from runtime.search import Search
 from runtime.simulation.behaviour import Behaviour
 from runtime.simulation.record import Entry
@@ -72,6 +73,44 @@ async def work(
             await daemon.control.submit(records)
             await daemon.work(until_drained=True)
             return await summarise(daemon.database, daemon.run)
+
+
+@dataclass(slots=True)
+class Seen:
+    """The events of a daemon at work, to be waited for."""
+
+    events: list[Event] = field(default_factory=list)
+    moved: anyio.Event = field(default_factory=anyio.Event)
+
+    def note(self, event: Event) -> None:
+        """Watch the bus."""
+        self.events.append(event)
+        self.moved.set()
+        self.moved = anyio.Event()
+
+    def count(self, kind: type[Event]) -> int:
+        return sum(isinstance(event, kind) for event in self.events)
+
+    async def until(self, kind: type[Event], number: int) -> None:
+        """Wait until so many of a kind have come; set your own deadline."""
+        while self.count(kind) < number:
+            await self.moved.wait()
+
+
+Working = tuple[Daemon, Seen]
+
+
+@contextlib.asynccontextmanager
+async def daemon_at_work(settings: Settings, world: World) -> AsyncIterator[Working]:
+    """A daemon that works on a world's tasks while the block runs, as `cso serve` does, within `DEADLINE_S`."""
+    seen = Seen()
+    with anyio.fail_after(DEADLINE_S):
+        async with open_daemon(settings, {}, search=WorldSearch(world), watchers=[seen.note]) as daemon:
+            await daemon.control.submit(records_of(world, settings.run.data))
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(partial(daemon.work, until_drained=False))
+                yield daemon, seen
+                tasks.cancel_scope.cancel()
 
 
 def records_of(world: World, data: Path) -> list[TaskRecord]:

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import anyio
 import pytest
 
 from runtime.config.settings import Settings
-from runtime.daemon import Daemon, open_daemon
 from runtime.reload import apply_settings
 from runtime.simulation.behaviour import Behaviour
 from runtime.simulation.faults import Fault, FaultPlan
@@ -30,11 +27,10 @@ from store.deliveries import revive_deliveries
 from store.events import DeliveryFailed, Event, TaskFinished
 from store.summary import Summary
 from tests.acceptance.facts import Facts, facts_of
-from tests.acceptance.running import DEADLINE_S, ROLES, records_of, settings_for, work
+from tests.acceptance.running import ROLES, Working, daemon_at_work, records_of, settings_for, work
 from tests.acceptance.truth import assert_only_true_replies_count
 from tests.folders import reachable_folder
 
-Working = tuple[Daemon, "Seen"]
 ONE, SMALL, LARGE = World.generate(7, 1), World.generate(11, 2), World.generate(5, 10)
 RATE = 0.3
 TIMEOUT_S = 0.3
@@ -91,40 +87,11 @@ async def run(
     )
 
 
-@dataclass(slots=True)
-class Seen:
-    """The events of a daemon at work, to be waited for."""
-
-    events: list[Event] = field(default_factory=list)
-    moved: anyio.Event = field(default_factory=anyio.Event)
-
-    def note(self, event: Event) -> None:
-        """Watch the bus."""
-        self.events.append(event)
-        self.moved.set()
-        self.moved = anyio.Event()
-
-    def count(self, kind: type[Event]) -> int:
-        return sum(isinstance(event, kind) for event in self.events)
-
-    async def until(self, kind: type[Event], number: int) -> None:
-        """Wait until so many of a kind have come; set your own deadline."""
-        while self.count(kind) < number:
-            await self.moved.wait()
-
-
 @contextlib.asynccontextmanager
 async def at_work(world: World, data: Path, server: SimulationServer, **more: object) -> AsyncIterator[Working]:
     """A daemon that works on a world while the block runs, as `cso serve` does."""
-    seen = Seen()
-    with anyio.fail_after(DEADLINE_S):
-        chosen = settings(server, data, deliveries=3, **more)
-        async with open_daemon(chosen, {}, search=WorldSearch(world), watchers=[seen.note]) as daemon:
-            await daemon.control.submit(records_of(world, data))
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(partial(daemon.work, until_drained=False))
-                yield daemon, seen
-                tasks.cancel_scope.cancel()
+    async with daemon_at_work(settings(server, data, deliveries=3, **more), world) as working:
+        yield working
 
 
 @contextlib.asynccontextmanager

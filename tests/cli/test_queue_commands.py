@@ -273,7 +273,8 @@ async def test_what_was_set_aside_is_grouped_by_cause_and_put_back_by_task_or_al
         rest = await at.cso("retry", "--all", "--json")
         assert rest.json == {"run": None, "task": None, "deliveries": 2, "daemon": True}
         await at.until_finished("a", "b", "c", "d")
-        assert (await at.cso("retry", "--all")).output == "nothing was set aside\n"
+        nothing = "nothing was set aside; any endpoint that had stopped is asked again\n"
+        assert (await at.cso("retry", "--all")).output == nothing
 
 
 async def until_set_aside(at: Desk, number: int) -> None:
