@@ -51,7 +51,6 @@ _IMMEDIATE_RETRIES = 2
 _NEAR_THE_LIMIT = 0.8  # of max_input_tokens: from here on an estimate is not enough if a tokenizer can be asked
 _COUNTING_SECONDS = 10.0
 _COUNTING_FAILURES = 3
-_WHILE_PAUSED = "Its work waits and counts no failure; `cso retry --all` has it asked at once"
 ADJUSTABLE = ("max_in_flight", "requests_per_minute", "tokens_per_minute", "timeout", "deadline", "attempts")
 """Settings that may change while calls are on their way."""
 
@@ -304,6 +303,7 @@ class Endpoint:
 
     def _note_fault(self, fault: Fault, call: Call, permit: Permit, *, is_trial: bool) -> None:
         """Act on a fault, before its slot goes to the next call; raises where no attempt can follow."""
+        self._trouble.met(fault)
         if fault.retry_after:
             self._limiter.pause(fault.retry_after)
         if fault.status in REFUSED:
@@ -328,7 +328,7 @@ class Endpoint:
             return None
         fault = pause_fault(why, clock_time(time.time() + seconds))
         if self._stop.left_alone(fault, seconds):
-            self._trouble.begins(f"{fault.reason.removeprefix('it ')}. {_WHILE_PAUSED}")
+            self._trouble.paused(fault.reason.removeprefix("it "))
         self._limiter.dismiss()
         return fault
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from runtime.models.connecting import why_broken, why_unreached
 from runtime.models.errors import (
     BODY_CHARS,
     ContentFiltered,
@@ -70,7 +71,7 @@ class Fault:
     """One attempt that brought no reply, in plain values; `body` is redacted and cut already.
 
     `usage` is what the endpoint counted all the same, None where it did not say. `advice` says what to do about it,
-    where that is not about the key.
+    where that is not about the key. `unreached`: there was no connection.
     """
 
     reaction: Reaction
@@ -83,6 +84,7 @@ class Fault:
     overload: bool = False
     usage: Usage | None = None
     advice: str = ""
+    unreached: bool = False
 
     def to_error(self, endpoint: str, *, attempts: int, reason: str = "") -> ModelError:
         """Make the error that a caller gets when this fault is where the call ends."""
@@ -214,16 +216,25 @@ def connection_fault(error: BaseException, *, elapsed: float, connect_timeout: f
     timeout counts as one only if its cause is one, or if there is no known cause and its time had truly passed.
     """
     causes = list(_causes(error))
-    names = " ← ".join(dict.fromkeys(type(cause).__name__ for cause in causes))
+    if why := why_unreached(causes):
+        # Nobody listens, or no such host: asking again at once would only spin.
+        return unreached_fault(*why)
     if any(isinstance(cause, TimeoutError) for cause in causes):
         return timeout_fault(elapsed, overload=False)
-    unreached = (ConnectionRefusedError, UnicodeError)
-    if any(isinstance(cause, unreached) or "Connector" in type(cause).__name__ for cause in causes):
-        # Nobody listens, or no such host: asking again at once would only spin.
-        return Fault(reaction=Reaction.LATER, error=EndpointUnavailable, reason=f"cannot connect: {names}")
-    if "Timeout" in names and len(causes) < 2 and elapsed >= connect_timeout:
+    if "Timeout" in type(error).__name__ and len(causes) < 2 and elapsed >= connect_timeout:
         return timeout_fault(elapsed, overload=False)
-    return Fault(reaction=Reaction.NOW, error=EndpointUnavailable, reason=f"connection lost: {names}")
+    return Fault(reaction=Reaction.NOW, error=EndpointUnavailable, reason=f"connection lost: {why_broken(causes)}")
+
+
+def unreached_fault(reason: str, advice: str) -> Fault:
+    """There was no connection; `advice` says what to check."""
+    return Fault(
+        reaction=Reaction.LATER,
+        error=EndpointUnavailable,
+        reason=f"cannot connect: {reason}",
+        advice=advice,
+        unreached=True,
+    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -1,4 +1,4 @@
-"""Telling people of an endpoint's trouble while it lasts: once when it begins, and once when it is over.
+"""Telling people of an endpoint's trouble: once when it begins, and once when it is over.
 
 Single failures are for the log of events; this is for whoever may have to do something, or wonders why nothing moves.
 """
@@ -6,9 +6,11 @@ Single failures are for the log of events; this is for whoever may have to do so
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from runtime.models.faults import Fault
     from runtime.models.settings import EndpointSettings
 
 Tell = Callable[[str], None]
@@ -18,6 +20,12 @@ def silent(_text: str) -> None:
     """Tell nobody."""
 
 
+class _Told(Enum):
+    NOTHING = 0
+    UNREACHED = 1  # there is no connection
+    PAUSED = 2  # it wants to be left alone
+
+
 class Trouble:
     """What people have been told of an endpoint's trouble."""
 
@@ -25,15 +33,33 @@ class Trouble:
         at = settings.base_url or settings.region
         self._who = f"the {settings.name} endpoint" + (f" at {at}" if at else "")
         self._tell = tell
-        self._is_told = False
+        self._told = _Told.NOTHING
 
-    def begins(self, text: str) -> None:
-        """Tell of trouble that is new; `text` goes on from the endpoint's name."""
-        self._is_told = True
-        self._tell(f"{self._who} {text}")
+    def met(self, fault: Fault) -> None:
+        """Note an attempt that brought no reply: whether the endpoint was reached at all."""
+        if not fault.unreached:
+            if fault.status is not None:
+                self._reached()
+        elif self._told is not _Told.UNREACHED:
+            self._told = _Told.UNREACHED
+            reason = fault.reason.removeprefix("cannot connect: ")
+            self._tell(f"{self._who} cannot be reached: {reason}. Next: {fault.advice}; it is tried again meanwhile")
+
+    def paused(self, reason: str) -> None:
+        """Tell of a new pause; `reason` goes on from the endpoint's name."""
+        self._told = _Told.PAUSED
+        self._tell(
+            f"{self._who} {reason}. Its work waits and counts no failure; `cso retry --all` has it asked at once"
+        )
 
     def over(self) -> None:
-        """Tell that it answers, if trouble was told."""
-        if self._is_told:
-            self._is_told = False
+        """It has replied."""
+        self._reached()
+        if self._told is _Told.PAUSED:
+            self._told = _Told.NOTHING
             self._tell(f"{self._who} answers again")
+
+    def _reached(self) -> None:
+        if self._told is _Told.UNREACHED:
+            self._told = _Told.NOTHING
+            self._tell(f"{self._who} can be reached again")

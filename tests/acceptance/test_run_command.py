@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,6 +193,29 @@ async def test_a_wrong_key_stops_the_run_and_names_the_variable_that_holds_it(us
     assert "OPENAI_API_KEY" in ran.said + ran.output
     assert "sk-wrong" not in ran.said + ran.output
     assert ran.json["pairs"] == ran.json["trajectories"]["failure"] == 0
+
+
+async def test_a_wrong_port_is_told_at_once_in_one_line_with_what_to_check(users: Users) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+    wrong = {
+        **users.environ,
+        "CSO_MODELS__POLICY__BASE_URL": url,
+        "CSO_MODELS__POLICY__ATTEMPTS": "2",
+        "CSO_MODELS__POLICY__BACKOFF": "0.001",
+        "CSO_RUN__DATA": str(users.folder / "unreached"),
+        "CSO_BUS__ATTEMPTS": "2",
+        "CSO_BUS__DELAY": "0.001",
+    }
+    ran = await cso("run", users.tasks, "--json", environ=wrong)
+    assert ran.status == 1
+    (line,) = [line for line in ran.said.splitlines() if "cannot be reached" in line]
+    assert (
+        f"the policy endpoint at {url} cannot be reached: connection refused. Next: start the server there, "
+        "or correct host and port in base_url; it is tried again meanwhile"
+    ) in line
+    (letter,) = ran.json["set_aside"]
+    assert letter["cause"] == "endpoint policy: cannot connect: connection refused"
 
 
 async def test_a_paused_run_is_not_worked_on_and_the_next_step_is_said(users: Users) -> None:

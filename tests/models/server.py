@@ -150,7 +150,9 @@ class ModelServer:
 
 
 @asynccontextmanager
-async def serve(*script: Behaviour, choose: Callable[[], Behaviour] | None = None) -> AsyncIterator[ModelServer]:
+async def serve(
+    *script: Behaviour, choose: Callable[[], Behaviour] | None = None, port: int = 0
+) -> AsyncIterator[ModelServer]:
     """Run a server that behaves by script, its last entry for ever, or as `choose` says."""
     behaviours = iter(choose, None) if choose is not None else chain(script, repeat(script[-1] if script else GOOD))
     server = ModelServer(url="", behaviours=behaviours)
@@ -159,7 +161,7 @@ async def serve(*script: Behaviour, choose: Callable[[], Behaviour] | None = Non
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", port)
         await site.start()
         server.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
         yield server

@@ -583,8 +583,39 @@ async def test_nobody_listening_is_unavailable() -> None:
     async with serve() as server:
         url = server.url
     async with endpoint_for(url) as endpoint:
-        with pytest.raises(EndpointUnavailable, match="cannot connect"):
+        with pytest.raises(EndpointUnavailable, match=r"cannot connect: connection refused \(3 attempts\)"):
             await endpoint.complete(REQUEST, headers={})
+
+
+async def test_people_are_told_once_that_an_endpoint_cannot_be_reached_and_once_that_it_can() -> None:
+    told = Told()
+    async with serve() as server:
+        port = int(server.url.rpartition(":")[2].partition("/")[0])
+    async with endpoint_for(server.url, tell=told) as endpoint:
+        for spell in (1, 2):
+            for _ in range(2):
+                with pytest.raises(EndpointUnavailable):
+                    await endpoint.complete(REQUEST, headers={})
+            async with serve(failure(500), GOOD, port=port):
+                await endpoint.complete(REQUEST, headers={})
+                await endpoint.complete(REQUEST, headers={})
+            assert len(told.texts) == 2 * spell
+    lost, found = told.texts[:2]
+    assert lost == (
+        f"the policy endpoint at {server.url} cannot be reached: connection refused. "
+        "Next: start the server there, or correct host and port in base_url; it is tried again meanwhile"
+    )
+    assert found == f"the policy endpoint at {server.url} can be reached again"
+
+
+async def test_a_connection_that_breaks_or_an_answer_of_failure_is_no_trouble_of_reaching_it() -> None:
+    told = Told()
+    async with (
+        serve(reset_before, close_before, failure(500), failure(503), GOOD) as server,
+        endpoint_for(server.url, attempts=5, tell=told) as endpoint,
+    ):
+        await endpoint.complete(REQUEST, headers={})
+    assert told.texts == []
 
 
 async def test_a_connection_closed_while_idle_costs_no_back_off() -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import socket
+import ssl
+
 import aiohttp
 import httpx2
 import openai
 import pytest
+from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.http_exceptions import BadStatusLine
 
 from runtime.models.errors import (
     BODY_CHARS,
@@ -65,6 +71,45 @@ def test_a_timeout_is_one_only_by_its_cause_or_the_clock(
     fault = connection_fault(error, elapsed=elapsed, connect_timeout=10.0)
     assert fault.reaction is reaction
     assert fault.error is EndpointUnavailable
+
+
+KEY = ConnectionKey("models.example", 443, True, True, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (aiohttp.ClientConnectorDNSError(KEY, socket.gaierror(-2, "unknown")), "there is no such host"),
+        (aiohttp.ClientConnectorError(KEY, OSError(errno.ENETUNREACH, "x")), "network is unreachable"),
+        (aiohttp.ClientProxyConnectionError(KEY, ConnectionRefusedError(111, "x")), "the proxy does not answer"),
+        (aiohttp.ConnectionTimeoutError("x"), "no connection in time"),
+        (
+            aiohttp.ClientConnectorCertificateError(KEY, ssl.SSLCertVerificationError(1, "self-signed")),
+            "its certificate is not trusted",
+        ),
+        (aiohttp.ClientConnectorSSLError(KEY, ssl.SSLError(1, "wrong version number")), "it does not speak TLS"),
+    ],
+)
+def test_why_a_server_is_not_reached_is_said_in_words_with_what_to_check(error: Exception, words: str) -> None:
+    inner = getattr(error, "os_error", None) or getattr(error, "certificate_error", None)
+    fault = connection_fault(chained(error, *([inner] if inner else [])), elapsed=11.0, connect_timeout=10.0)
+    assert (fault.reaction, fault.unreached, fault.reason) == (Reaction.LATER, True, f"cannot connect: {words}")
+    assert fault.advice
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (aiohttp.ServerDisconnectedError(), "the server closed it"),
+        (aiohttp.ClientOSError(errno.ECONNRESET, "x"), "connection reset by peer"),
+        (ConnectionResetError(), "the server reset it"),
+        (aiohttp.ClientPayloadError("x"), "the reply broke off"),
+        (chained(aiohttp.ClientConnectionError(), BadStatusLine("x")), "what came is not HTTP"),
+    ],
+)
+def test_why_a_connection_broke_is_said_in_words(error: BaseException, words: str) -> None:
+    fault = connection_fault(error, elapsed=0.0, connect_timeout=10.0)
+    assert (fault.reaction, fault.unreached, fault.reason) == (Reaction.NOW, False, f"connection lost: {words}")
 
 
 @pytest.mark.parametrize("status", [401, 402, 403, 407])

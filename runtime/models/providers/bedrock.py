@@ -36,8 +36,18 @@ from runtime.errors import ConfigError
 from runtime.models.bodies import Answer, count, text_of
 from runtime.models.capabilities import fit
 from runtime.models.chat import ChatRequest, Usage, to_json
-from runtime.models.errors import EndpointStopped, EndpointUnavailable
-from runtime.models.faults import Fault, Reaction, body_fault, connection_fault, excerpt, filter_fault, status_fault
+from runtime.models.connecting import why_unreached
+from runtime.models.errors import EndpointStopped
+from runtime.models.faults import (
+    Fault,
+    Reaction,
+    body_fault,
+    connection_fault,
+    excerpt,
+    filter_fault,
+    status_fault,
+    unreached_fault,
+)
 from runtime.models.providers.http import NETWORK_ERRORS, without_secrets
 from runtime.models.retry import retry_after
 from runtime.models.settings import EndpointSettings
@@ -128,8 +138,9 @@ class BedrockTransport:
                 reaction=Reaction.NEVER, error=EndpointStopped, reason="no AWS credentials", body=excerpt(str(error))
             )
         except _NOT_CONNECTED as error:
-            reason = f"cannot connect: {type(error).__name__}"
-            return Fault(reaction=Reaction.LATER, error=EndpointUnavailable, reason=reason)
+            inner = error.kwargs.get("error")
+            causes = [error, inner] if isinstance(inner, BaseException) else [error]
+            return unreached_fault(*(why_unreached(causes) or ("no connection", "check network and region")))
         except (HTTPClientError, *NETWORK_ERRORS) as error:
             elapsed = anyio.current_time() - started
             return connection_fault(error, elapsed=elapsed, connect_timeout=self._settings.connect_timeout)
