@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass
 
 import anyio
-import structlog
 
 from runtime.agents.main.agent import MainAgent, load_prompts
 from runtime.bus import Bus, Retries, Watcher
@@ -20,6 +19,7 @@ from runtime.errors import ConfigError
 from runtime.eventlog import EVENTS_FILE, EventFiles, EventLog
 from runtime.executor import LocalExecutor
 from runtime.handler import HandlerClass, handler_classes, subscriptions
+from runtime.logs import get_logger
 from runtime.machine import raise_descriptor_limit, tell_of_trouble, watch_clock
 from runtime.models.journal import Models
 from runtime.models.pool import Pool
@@ -40,7 +40,7 @@ from store.runs import Run, list_runs
 
 _LOCK_WAIT_S = 3.0
 _LOCK_LOOK_S = 0.05
-_log = structlog.get_logger("models")
+_log = get_logger("models")
 
 
 @dataclass(slots=True, kw_only=True)
