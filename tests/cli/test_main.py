@@ -79,18 +79,41 @@ def test_the_version_is_shown() -> None:
 
 @pytest.mark.parametrize("option", ["--help", "--version"])
 def test_help_and_version_import_nothing_heavy(option: str) -> None:
+    loaded = _imported_by(f"main([{option!r}])")
+    assert "typer" in loaded
+    assert not loaded & {"pydantic", "rich", "aiohttp", "openai", "orjson", "asyncio", "anyio"}
+
+
+@pytest.mark.parametrize(
+    ("command", "needed", "not_needed"),
+    [
+        # Colours, metrics and the clients of other providers: what a daemon may never need.
+        ("serve", "aiohttp.web", {"rich", "prometheus_client", "openai", "anthropic", "aiobotocore"}),
+        ("run", "aiohttp.web", {"rich", "prometheus_client", "openai", "runtime.simulation"}),
+        # What talks to a daemon, where there may be none; and the daemon itself.
+        ("status", "aiosqlite", {"aiohttp", "structlog", "rich", "runtime.daemon", "runtime.bus"}),
+        ("tail", "aiosqlite", {"aiohttp", "structlog", "rich.console", "runtime.daemon", "runtime.bus"}),
+        ("submit", "aiosqlite", {"aiohttp", "structlog", "rich", "runtime.daemon", "runtime.bus"}),
+    ],
+)
+def test_a_command_does_not_wait_for_what_it_may_not_need(command: str, needed: str, not_needed: set[str]) -> None:
+    loaded = _imported_by(f"load_command({command!r})")
+    assert needed in loaded
+    assert not loaded & not_needed
+
+
+def _imported_by(call: str) -> set[str]:
+    """The modules that a process has imported once it has made a call."""
     code = f"""
 import sys
-from runtime.cli.main import main
+from runtime.cli.main import load_command, main
 try:
-    main([{option!r}])
+    {call}
 finally:
     sys.stderr.write(" ".join(sys.modules))
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
-    loaded = set(result.stderr.split())
-    assert "typer" in loaded
-    assert not loaded & {"pydantic", "rich", "aiohttp", "openai", "orjson", "asyncio", "anyio"}
+    return set(result.stderr.split())
 
 
 def test_an_unknown_command_or_option_is_wrong_usage_with_a_hint() -> None:
