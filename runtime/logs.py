@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from types import ModuleType
 from typing import cast
+
+from runtime.hints import with_options
+from runtime.wrapping import fitted
+
+_HANG = "    "
 
 
 @contextlib.contextmanager
@@ -39,15 +45,16 @@ def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
 
 def configure_logs(level: str) -> None:
     """Send the log to stderr from `level` (debug, info, warning, error) up."""
-    renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
-    if sys.stderr.isatty():
-        renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    is_terminal = sys.stderr.isatty()
+    # On a terminal the time is that of whoever sits there, and the line has little room.
+    clock = structlog.processors.TimeStamper(fmt="%H:%M:%S" if is_terminal else "iso", utc=not is_terminal)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            clock,
             structlog.processors.format_exc_info,
-            renderer,
+            _complete_hints,
+            _for_people() if is_terminal else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=_logger_of_stderr,
@@ -58,3 +65,20 @@ def configure_logs(level: str) -> None:
 def _logger_of_stderr(*_names: object) -> structlog.PrintLogger:
     # What stderr is at the time: a progress display puts something in its place that writes above the bars.
     return structlog.PrintLogger(sys.stderr)
+
+
+def _complete_hints(
+    _logger: structlog.typing.WrappedLogger, _method: str, entry: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    return {key: with_options(value) if isinstance(value, str) else value for key, value in entry.items()}
+
+
+def _for_people() -> structlog.typing.Processor:
+    render = structlog.dev.ConsoleRenderer(
+        colors=not os.environ.get("NO_COLOR"), exception_formatter=structlog.dev.plain_traceback, pad_event_to=0
+    )
+
+    def lines(logger: structlog.typing.WrappedLogger, method: str, entry: structlog.typing.EventDict) -> str:
+        return fitted(str(render(logger, method, entry)), sys.stderr, hang=_HANG)
+
+    return lines

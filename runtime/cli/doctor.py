@@ -18,6 +18,7 @@ from runtime.cli.exits import EXIT_FAILED
 from runtime.cli.output import write_data, write_json
 from runtime.config.loading import load_settings
 from runtime.errors import ConfigError
+from runtime.hints import with_options
 from runtime.logs import configure_logs
 from runtime.sandbox.footing import find_footing
 from store.health import DATABASE_CHECKS, DIRECTORY_CHECKS, Check, Finding, Patient, examine
@@ -94,7 +95,7 @@ def line_of(finding: Finding) -> str:
     """A finding for people: wrapped on a terminal, whole where another program searches it."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
     texts = [f"{_MARKS[finding.level]}  {finding.check:<12}{finding.text}"]
-    texts += [f"{'':18}→ {finding.next_step}"] if finding.next_step else []
+    texts += [f"{'':18}→ {with_options(finding.next_step)}"] if finding.next_step else []
     indents = (" " * 18, " " * 20)
     return "\n".join(
         textwrap.fill(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)

@@ -1,6 +1,7 @@
 """Events as lines for people: local time, kind, place and what happened, cut to the terminal's width.
 
-The place is a trajectory's label where the event has one, which begins with the task's name, or the task.
+The place is a trajectory's label where the event has one, which begins with the task's name, or the task. What people
+may have to act on is not cut, but goes on in further lines.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from datetime import date, datetime
 from rich.cells import cell_len, set_cell_size
 
 from runtime.cli.sentences import Tone, printable, sentence
+from runtime.hints import with_options
+from runtime.wrapping import wrapped
 from store.events import KINDS
 from store.log import Entry
 
@@ -23,6 +26,8 @@ _BEFORE = len("00:00:00  ") + _KIND_WIDTH + 2
 _LEAST_PLACE = 10
 _MOST_PLACE = 40
 _DIM = "2"
+_NEVER_CUT = ("delivery-failed", "budget-spent")
+_HANG = " " * len("00:00:00  ")
 
 
 @dataclass(slots=True)
@@ -53,14 +58,27 @@ class EventLines:
             if self.width is not None and when.date() != self.today:
                 self.today = when.date()
                 yield self._painted([(f"── {when:%A, %Y-%m-%d} ──", _DIM)])
-            yield self._painted(list(self._columns(entry, when, place)))
+            columns = list(self._columns(entry, when, place))
+            if self.width is not None and entry.kind in _NEVER_CUT:
+                yield from self._whole(columns, self.width)
+            else:
+                yield self._painted(columns)
+
+    def _whole(self, columns: Sequence[tuple[str, str]], width: int) -> Iterator[str]:
+        """As many lines as it takes, the last column going on below the kind."""
+        *before, (text, code) = columns
+        taken = sum(cell_len(column) for column, _ in before)
+        first, *rest = wrapped(" " * taken + text, width, hang=_HANG, measure=cell_len).split("\n")
+        yield self._painted([*before, (first[taken:], code)], cut=False)
+        for line in rest:
+            yield self._painted([(line, code)], cut=False)
 
     def _columns(self, entry: Entry, when: datetime, place: str) -> Iterator[tuple[str, str]]:
         text, tone = sentence(entry)
         yield f"{when:%Y-%m-%d %H:%M:%S}  " if self.width is None else f"{when:%H:%M:%S}  ", _DIM
         yield f"{printable(entry.kind):<{_KIND_WIDTH}}  ", tone.value
         yield place + " " * max(2, self._place_width + 2 - cell_len(place)), _DIM if tone is Tone.QUIET else ""
-        yield text, tone.value if tone in (Tone.QUIET, Tone.ALARM) else ""
+        yield with_options(text), tone.value if tone in (Tone.QUIET, Tone.ALARM) else ""
 
     def _place(self, entry: Entry) -> str:
         place = printable(str(entry.fields.get("trajectory") or entry.task or "–"))
@@ -78,8 +96,8 @@ class EventLines:
             return _MOST_PLACE
         return max(_LEAST_PLACE, min(_MOST_PLACE, (self.width - _BEFORE) * 2 // 5))
 
-    def _painted(self, columns: Sequence[tuple[str, str]]) -> str:
-        left = self.width
+    def _painted(self, columns: Sequence[tuple[str, str]], *, cut: bool = True) -> str:
+        left = self.width if cut else None
         parts = []
         for column, code in columns:
             text = column

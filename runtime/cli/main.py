@@ -6,11 +6,13 @@ the table `COMMANDS` alone, so commands may import whatever they need at the top
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -18,6 +20,7 @@ from typer.core import TyperCommand, TyperGroup
 from runtime.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STORAGE, EXIT_USAGE
 from runtime.cli.output import say_error, write_data
 from runtime.errors import ConfigError, CsoError
+from runtime.hints import remember_options
 from store.errors import StorageError, TaskFileError
 
 if TYPE_CHECKING:
@@ -68,7 +71,7 @@ def load_command(name: str) -> Command:
     """Import the function of a command and build the command from its signature."""
     module, _, function = COMMANDS[name][0].partition(":")
     single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    single.command(name, context_settings=_SETTINGS)(getattr(_load(module), function))
+    single.command(name, context_settings=_SETTINGS)(_remembering(getattr(_load(module), function)))
     return typer.main.get_command(single)
 
 
@@ -80,6 +83,17 @@ def _load(module: str) -> ModuleType:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def _remembering(function: Callable[..., None]) -> Callable[..., None]:
+    """A command that first has hints remember which configuration and data it was given."""
+
+    @functools.wraps(function)
+    def command(**options: Any) -> None:  # of whatever types the command has
+        remember_options(config=options.get("file"), data=options.get("data"))
+        function(**options)
+
+    return command
 
 
 class _LazyGroup(TyperGroup):

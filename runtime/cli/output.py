@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from runtime.hints import with_options
+from runtime.wrapping import fitted
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -26,7 +29,7 @@ def write_json(value: Mapping[str, JsonValue]) -> None:
 
 def say(text: str) -> None:
     """Write a message for people to stderr."""
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"{fitted(with_options(text), sys.stderr)}\n")
     sys.stderr.flush()
 
 

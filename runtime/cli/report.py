@@ -13,6 +13,7 @@ from pathlib import Path
 import typer
 
 from runtime.cli.costs import spending_rows
+from runtime.hints import with_options
 from store.export import Pair
 from store.jsontypes import JsonValue
 from store.summary import Resumption, Summary
@@ -45,7 +46,9 @@ def summary_text(
 def table(rows: Sequence[tuple[str, str]]) -> str:
     """Rows of a name and a text, the texts under one another: wrapped on a terminal, whole elsewhere."""
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{heading(f'{name:<{width}}')}  {_hanging(text, width + 2)}" for name, text in rows)
+    return "\n".join(
+        f"{heading(f'{name:<{width}}')}  {_hanging(with_options(text), width + 2)}" for name, text in rows
+    )
 
 
 def _hanging(text: str, indent: int) -> str:

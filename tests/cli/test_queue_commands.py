@@ -100,7 +100,7 @@ async def test_submitting_again_says_that_nothing_is_new_and_a_changed_task_is_a
     is_daemon = at.working is not None
     first = await at.cso("submit", at.tasks("a", "b"))
     assert (first.status, first.output) == (0, "2 tasks taken into run default\n")
-    assert ("wait for `cso serve`" in first.said) is not is_daemon
+    assert (f"wait for `cso serve --config {at.config}`" in first.said) is not is_daemon
     again = await at.cso("submit", at.tasks("a", "b"))
     assert (again.status, again.output, again.said) == (
         0,
@@ -219,7 +219,7 @@ async def test_without_a_daemon_a_run_is_paused_and_resumed_for_the_next_one(dat
         assert (await at.cso("pause")).output == "run default is paused\n"
         again = await at.cso("resume")
         assert again.output == "run default is not paused any more\n"
-        assert "`cso serve` goes on with it" in again.said
+        assert f"`cso serve --config {at.config}` goes on with it" in again.said
 
 
 async def test_a_cancelled_task_is_given_up_and_the_others_go_on(data: Path) -> None:

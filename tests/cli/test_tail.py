@@ -280,7 +280,7 @@ def test_a_day_is_told_when_it_changes() -> None:
 @pytest.mark.parametrize("width", [1, 5, 20, 40, 64, 80, 200])
 def test_lines_are_cut_to_the_terminal_and_never_wrap(width: int) -> None:
     entries = [
-        entry(kind="delivery-failed", task="名前" * 40, own={"error": "長い" * 100}),
+        entry(kind="run-started", task="名前" * 40, own={"name": "長い" * 100}),
         entry(kind="trajectory-completed", own={"trajectory": f"{'long-name-' * 9}/0@3.1.0"}),
     ]
     for line in Lines(width=width, colour=False).lines(entries):
@@ -288,6 +288,16 @@ def test_lines_are_cut_to_the_terminal_and_never_wrap(width: int) -> None:
         assert line.endswith("\n")
     *_, last = Lines(width=100, colour=False).lines(entries)
     assert "/0@3.1.0" in last
+
+
+def test_the_cause_of_a_failure_goes_on_in_further_lines_broken_between_words() -> None:
+    error = "endpoint policy: cannot connect: connection refused (5 attempts); it said: " + "what it said " * 20
+    failed = entry(kind="delivery-failed", task="名前" * 40, own={"error": error})
+    first, *rest = Lines(width=80, colour=False).lines([failed])
+    assert first.split()[1] == "delivery-failed"
+    assert all(line.startswith(" " * 10) and cell_len(line.rstrip()) <= 80 for line in rest)
+    told = " ".join(" ".join([first, *rest]).split())
+    assert told.endswith(" ".join(error.split()))
 
 
 def test_elsewhere_lines_are_whole_and_carry_the_date() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import orjson
 import pytest
 import structlog
 
+from runtime.hints import remember_options
 from runtime.logs import configure_logs
 
 
@@ -38,3 +40,36 @@ def test_what_is_less_severe_than_the_level_is_not_logged(monkeypatch: pytest.Mo
     structlog.get_logger("somewhere").info("unheard")
     structlog.get_logger("somewhere").warning("heard")
     assert [orjson.loads(line)["event"] for line in written.getvalue().splitlines()] == ["heard"]
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_the_log_is_broken_between_words_and_elsewhere_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("NO_COLOR", "1")
+    event = "the policy endpoint cannot be reached: connection refused"
+    terminal, file = _Terminal(), io.StringIO()
+    for stream in (terminal, file):
+        monkeypatch.setattr(sys, "stderr", stream)
+        configure_logs("info")
+        structlog.get_logger("somewhere").warning(event)
+    assert orjson.loads(file.getvalue())["event"] == event
+    first, *rest = terminal.getvalue().splitlines()
+    assert all(len(line) <= 40 for line in (first, *rest))
+    assert all(line.startswith("    ") for line in rest)
+    assert " ".join([first, *rest]).split()[3:] == event.split()
+
+
+def test_hints_in_the_log_can_be_typed_as_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", written)
+    configure_logs("info")
+    remember_options(config=None, data=Path("there"))
+    try:
+        structlog.get_logger("somewhere").error("work set aside", error="see `cso status`")
+    finally:
+        remember_options(config=None, data=None)
+    assert orjson.loads(written.getvalue())["error"] == "see `cso status --data there`"
