@@ -60,13 +60,22 @@ class Stop:
                     if number == signal.SIGHUP:
                         tasks.start_soon(self._hang_up)
                     elif self.signal is not None:
-                        # At once means at once: no cleanup that could wait for anything.
-                        os._exit(128 + number)
+                        self._end_at_once(number)
                     else:
                         self.signal = number
                         self.on_stop()
                         self.work.cancel()
                         tasks.start_soon(self._wait)
+
+    def _end_at_once(self, number: signal.Signals) -> None:
+        """End the process without any cleanup that could wait for something, and say what that costs."""
+        # Nor is there a wait for whoever reads what is said: the kernel ends us if that blocks.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(1)
+        lost = self.awaited()
+        without = f", without {described(lost)}" if lost else ""
+        self._tell(f"stopped at once{without}; what was committed stays")
+        os._exit(128 + number)
 
     async def _hang_up(self) -> None:
         assert self.on_hangup is not None  # or the signal would not be received

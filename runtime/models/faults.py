@@ -38,6 +38,7 @@ REFUSED = frozenset({429, 503, 529})
 """Statuses with which a server sheds load: they, and timeouts, make an adaptive window smaller."""
 
 _GIST_CHARS = 600
+_MODEL_ADVICE = "correct base_url, or the model (then start with `--accept-changes`)"
 _USED_UP = "its limit on requests or tokens is used up"
 _TRANSIENT_4XX = frozenset({408, 409, 425, 429, 499})
 
@@ -154,7 +155,7 @@ def _sort_status(status: int, text: str) -> tuple[Reaction, type[ModelError], st
     if status == 413 or (status in (400, 422) and _OVERFLOW.search(text)):
         return Reaction.NEVER, ContextOverflow, "the messages do not fit into the model's context"
     if status == 404:
-        return Reaction.NEVER, EndpointStopped, "unknown model or path; check model and base_url"
+        return Reaction.NEVER, EndpointStopped, f"unknown model or path; {_MODEL_ADVICE}"
     if 300 <= status < 400:
         return Reaction.NEVER, EndpointStopped, "it redirects elsewhere; put the final address into base_url"
     return Reaction.NEVER, RequestRefused, "the request was refused"

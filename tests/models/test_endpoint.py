@@ -202,7 +202,7 @@ async def test_a_final_fault_is_never_retried(behaviour: Behaviour, error: type[
         (
             failure(404, "The model `m` does not exist.", "model_not_found"),
             "unknown model or path",
-            "model and base_url",
+            "correct base_url, or the model .then start with `--accept-changes`.",
         ),
         (answer({}, 307, {"Location": "http://127.0.0.1:1/v1"}), "it redirects elsewhere", "the final address"),
     ],

@@ -76,6 +76,10 @@ def test_the_second_signal_ends_the_process_at_once_with_its_number() -> None:
         assert line(process).startswith("stopping")
         process.send_signal(signal.SIGTERM)
         assert process.wait(DEADLINE_S) == 128 + signal.SIGTERM
+        assert process.stdout is not None  # it was started with a pipe
+        *_, said = process.stdout.read().splitlines()
+        assert said.startswith("stopped at once, without 1 reply being paid for: policy plan of t/0 step 0 (")
+        assert said.endswith("; what was committed stays")
 
 
 def test_the_end_of_the_grace_is_an_end_after_last_words_and_names_what_is_lost() -> None:
