@@ -37,8 +37,9 @@ class UnknownNameError(ConfigError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submitted:
-    """What became of tasks that were handed in: taken, or known already."""
+    """What became of tasks that were handed in for a run: taken, or known already."""
 
+    run: str
     new: int
     known: int
 
@@ -58,7 +59,7 @@ class Control(Protocol):
         """Take tasks into the queue of a run, begun now if there is none; those that it has are left alone.
 
         Args:
-            run: by default the one that the settings name.
+            run: by default the one that the settings of whoever takes them name.
             priority: higher goes first.
 
         Raises:
@@ -132,7 +133,7 @@ class LocalControl:
         new = 0
         async for parcels in read_parcels(records):
             new += (await self.take(parcels, run=run, priority=priority)).new
-        return Submitted(new=new, known=len(records) - new)
+        return Submitted(run=run or self._settings.run.name, new=new, known=len(records) - new)
 
     async def take(self, parcels: Sequence[Parcel], *, run: str | None = None, priority: int = 0) -> Submitted:
         """Take a batch of tasks in one transaction: all of them, or on an error none."""
@@ -146,7 +147,7 @@ class LocalControl:
 
         new = await self._database.write(write)
         await self._take_up(chosen)
-        return Submitted(new=new, known=len(parcels) - new)
+        return Submitted(run=chosen.name, new=new, known=len(parcels) - new)
 
     async def cancel(self, *, run: str, task: str) -> int:
         """Give a task up; see Control."""

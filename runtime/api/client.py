@@ -43,11 +43,11 @@ class RemoteControl:
 
     async def submit(self, records: Sequence[TaskRecord], *, run: str | None = None, priority: int = 0) -> Submitted:
         """Take tasks into the queue."""
-        new = 0
+        new, taker = 0, run or ""
         async for parcels in read_parcels(records):
             answer = await self._post("/v1/tasks", write_tasks_body(parcels, run=run, priority=priority))
-            new += cast("int", answer["new"])
-        return Submitted(new=new, known=len(records) - new)
+            new, taker = new + cast("int", answer["new"]), cast("str", answer["run"])
+        return Submitted(run=taker, new=new, known=len(records) - new)
 
     async def cancel(self, *, run: str, task: str) -> int:
         """Give a task up."""

@@ -29,28 +29,33 @@ def submit(
 ) -> None:
     """Put tasks into the queue; those that the run has already are left alone.
 
-    With a daemon at work they are begun at once; without one they wait for `cso serve`.
+    With a daemon at work they are begun at once, in its run unless another is named; without one they wait for
+    `cso serve`.
     """
     settings = settings_for(file, data, run=name)
     records, problems = read_all(tasks, strict=strict)
-    taken, is_daemon = anyio.run(_submit, settings, records, priority)
+    taken, is_daemon = anyio.run(_submit, settings, records, name, priority)
     if json:
-        write_json({"run": settings.run.name, "new": taken.new, "known": taken.known, "daemon": is_daemon})
+        write_json({"run": taken.run, "new": taken.new, "known": taken.known, "daemon": is_daemon})
     else:
-        write_data(_told(taken, settings.run.name))
+        write_data(_told(taken))
     tell_left_out(problems)
+    if taken.run != settings.run.name:
+        ours = settings.run.name
+        say(f"note: {taken.run} is the run that the daemon takes tasks for; the configuration names {ours}")
     if taken.new and not is_daemon:
         say(f"no daemon works on {settings.run.data}: the tasks wait for `cso serve`")
 
 
-def _told(taken: Submitted, run: str) -> str:
+def _told(taken: Submitted) -> str:
     if not taken.new:
-        return f"nothing to do: run {run} has all of the tasks already"
+        return f"nothing to do: run {taken.run} has all of the tasks already"
     known = f", which has {counted(taken.known, 'other')} already" if taken.known else ""
-    return f"{counted(taken.new, 'task')} taken into run {run}{known}"
+    return f"{counted(taken.new, 'task')} taken into run {taken.run}{known}"
 
 
-async def _submit(settings: Settings, records: list[TaskRecord], priority: int) -> tuple[Submitted, bool]:
+async def _submit(
+    settings: Settings, records: list[TaskRecord], run: str | None, priority: int
+) -> tuple[Submitted, bool]:
     async with reach(settings, may_begin=True) as reached:
-        taken = await reached.control.submit(records, run=settings.run.name, priority=priority)
-        return taken, reached.is_daemon
+        return await reached.control.submit(records, run=run, priority=priority), reached.is_daemon

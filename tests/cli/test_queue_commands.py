@@ -252,6 +252,22 @@ async def until_withdrawn(at: Desk) -> None:
             await anyio.sleep(0.01)
 
 
+async def test_tasks_that_name_no_run_go_to_that_of_the_daemon_which_is_said(data: Path) -> None:
+    async with desk(data.parent, with_daemon=False) as at:
+        at.may_answer.set()
+        await at.cso("submit", at.tasks("a"))
+        renamed = at.settings.model_copy(update={"run": at.settings.run.model_copy(update={"name": "default-2"})})
+        async with at_work(renamed):
+            taken = await at.cso("submit", at.tasks("b"))
+            assert (taken.status, taken.output) == (0, "1 task taken into run default-2\n")
+            note = "note: default-2 is the run that the daemon takes tasks for; the configuration names default\n"
+            assert taken.said == note
+            named = await at.cso("submit", at.tasks("b"), "--run", "default", "--json")
+            assert named.json == {"run": "default", "new": 1, "known": 0, "daemon": True}
+            assert named.said == ""
+            await at.until_finished("b")
+
+
 async def test_what_was_set_aside_is_grouped_by_cause_and_put_back_by_task_or_all_of_it(data: Path) -> None:
     async with desk(data.parent, with_daemon=True) as at:
         at.may_answer.set()
