@@ -48,7 +48,7 @@ def identity(settings: Settings) -> dict[str, JsonValue]:
         values[f"{_PROMPTS}.{module}"] = _content_digest(content)
     replaced = {"judge"} if unused else set[str]()
     replaced |= settings.agent.prompts.keys()
-    values["program.version"] = version("cso-runtime")
+    values["program.version"] = _version()
     return values | {f"program.prompts.{name}": it for name, it in _shipped().items() if name not in replaced}
 
 
@@ -56,6 +56,11 @@ def digest(identity: Mapping[str, JsonValue]) -> str:
     """Return the BLAKE2b digest of an identity, 32 hexadecimal digits, whatever the order of its keys."""
     canonical = orjson.dumps(dict(identity), option=orjson.OPT_SORT_KEYS)
     return hashlib.blake2b(canonical, digest_size=_DIGEST_BYTES).hexdigest()
+
+
+@cache
+def _version() -> str:
+    return version("cso-runtime")
 
 
 @cache

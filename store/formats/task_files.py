@@ -20,8 +20,8 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -174,9 +174,7 @@ def _task(raw: bytes | None, folder: Path) -> tuple[TaskRecord, bool]:
     """The task of a line, and whether the record names it."""
     if raw is None:
         raise BadTaskError(f"it has more than {MAX_LINE_BYTES} bytes")
-    record = _record(raw)
-    task, is_named, file_name = _read(record)
-    return replace(task, file=_file(file_name, folder)), is_named
+    return _read(_record(raw), lambda name: _file(name, folder))
 
 
 def read_record(record: dict[str, JsonValue]) -> TaskRecord:
@@ -185,12 +183,11 @@ def read_record(record: dict[str, JsonValue]) -> TaskRecord:
     Raises:
         BadTaskError: it gives no task.
     """
-    task, _, file_name = _read(record)
-    return replace(task, file=_relative(file_name))
+    return _read(record, _relative)[0]
 
 
-def _read(record: dict[str, JsonValue]) -> tuple[TaskRecord, bool, JsonValue]:
-    """The task of a record without its file, whether the record names the task, and what it says of the file."""
+def _read(record: dict[str, JsonValue], locate: Callable[[JsonValue], Path | None]) -> tuple[TaskRecord, bool]:
+    """The task of a record, with the file that is located by its name, and whether the record names the task."""
     info = record.get("info")
     places = [info, record] if isinstance(info, dict) else [record]
     question = _question(_first(places, _QUESTION))
@@ -200,10 +197,10 @@ def _read(record: dict[str, JsonValue]) -> tuple[TaskRecord, bool, JsonValue]:
         name=name or _digest(question, file_name),
         question=question,
         answer=_answer(_first(places, _ANSWER)),
-        file=None,
+        file=locate(file_name),
         original=record,
     )
-    return task, name is not None, file_name
+    return task, name is not None
 
 
 def _record(raw: bytes) -> dict[str, JsonValue]:
@@ -211,14 +208,9 @@ def _record(raw: bytes) -> dict[str, JsonValue]:
     if b"\0" in raw:
         raise BadTaskError("it has a NUL byte")
     try:
-        record: JsonValue = json.loads(
-            raw.decode(),
-            object_pairs_hook=_unique,
-            parse_constant=_no_constant,
-            parse_float=_finite,
-            parse_int=_narrow,
-        )
-        json.dumps(record, ensure_ascii=False).encode()
+        record: JsonValue = _DECODER.decode(raw.decode())
+        if b"\\u" in raw:  # only such an escape can be half of a pair
+            json.dumps(record, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
         raise BadTaskError(f"byte {error.start + 1} is not UTF-8") from error
     except UnicodeEncodeError as error:
@@ -258,10 +250,18 @@ def _narrow(text: str) -> int:
     return number
 
 
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite, parse_int=_narrow
+)
+
+
 def _first(places: Sequence[Mapping[str, JsonValue]], names: Sequence[str]) -> JsonValue:
     """The first value that is not null, the nearer place going before the earlier name."""
-    values = (place[name] for place in places for name in names if place.get(name) is not None)
-    return next(values, None)
+    for place in places:
+        for name in names:
+            if (value := place.get(name)) is not None:
+                return value
+    return None
 
 
 def _question(value: JsonValue) -> str:

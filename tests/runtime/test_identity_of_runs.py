@@ -60,7 +60,7 @@ async def test_another_program_and_other_prompts_are_another_run(
     # The package has a function of the module's name.
     module = sys.modules["runtime.config.identity"]
     monkeypatch.setattr(module, "_shipped", lambda: prompts)
-    monkeypatch.setattr(module, "version", lambda _name: "9.9.9")
+    monkeypatch.setattr(module, "_version", lambda: "9.9.9")
     with pytest.raises(RunChangedError, match="begun with other program files:") as caught:
         await opened(settings(tmp_path))
     assert caught.value.changes["program.version"][1] == "9.9.9"
