@@ -25,6 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, NoReturn
 
+import orjson
+
 from store.errors import TaskFileError
 from store.jsontypes import JsonValue
 
@@ -188,6 +190,10 @@ def read_record(record: dict[str, JsonValue]) -> TaskRecord:
 
 def _read(record: dict[str, JsonValue], locate: Callable[[JsonValue], Path | None]) -> tuple[TaskRecord, bool]:
     """The task of a record, with the file that is located by its name, and whether the record names the task."""
+    try:
+        orjson.dumps(record)  # as it will be stored
+    except orjson.JSONEncodeError as error:
+        raise BadTaskError("it is nested too deeply") from error
     info = record.get("info")
     places = [info, record] if isinstance(info, dict) else [record]
     question = _question(_first(places, _QUESTION))

@@ -57,6 +57,7 @@ WRONG_BODIES: tuple[tuple[object, str], ...] = (
     ({"tasks": [TASK], "run": 3}, '"run" must be text'),
     ({"tasks": [TASK, {"record": {"question": "?"}}]}, "tasks[1]: it has no answer"),
     ({"tasks": [{"record": {"answer": "1"}}]}, "tasks[0]: "),
+    (b'{"tasks": [{"record": {"x": ' + b"[" * 300 + b"]" * 300 + b"}}]}", "tasks[0]: it is nested too deeply"),
     ({"tasks": [{"record": TASK["record"], "file": "AAAA"}]}, 'tasks[0]: "file" must hold the content'),
     ({"tasks": [{"record": {**TASK["record"], "file_name": "f"}}]}, 'tasks[0]: "file" must hold the content'),
     (

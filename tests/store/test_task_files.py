@@ -130,6 +130,7 @@ def test_a_task_without_an_answer_is_taken_and_reported(write: Writer, answer: o
         (b'{"question": "\xff"}', "not UTF-8"),
         (b'{"question": "\\ud800"}', "surrogate"),
         (b'{"question": "q", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
+        (b'{"question": "q", "x": ' + b"[" * 300 + b"]" * 300 + b"}", "nested too deeply"),
         (b'{"question": "' + b"q" * MAX_LINE_BYTES + b'"}', "more than"),
         ({"question": "q", "answer": True}, "boolean"),
         ({"question": "q", "answer": {"a": 1}}, "neither text nor a number"),
