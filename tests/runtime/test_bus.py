@@ -489,3 +489,32 @@ async def test_a_refusal_of_a_budget_that_has_been_raised_since_rests_nothing(tm
         await bus.wait_until_drained(database)
         assert await count_owed(database, [1]) == 0
     assert bus.runs == {1}
+
+
+async def test_a_worker_whose_deliveries_are_withdrawn_goes_on_with_those_of_others(tmp_path: Path) -> None:
+    bus, begun = quick_bus(), [anyio.Event() for _ in range(3)]
+    handled: list[int | None] = []
+
+    async def react(event: Event) -> Result:
+        assert event.task is not None
+        if event.task <= len(begun):
+            begun[event.task - 1].set()
+            await anyio.sleep_forever()
+        handled.append(event.task)
+        return nothing_more
+
+    handler = Scripted(react, workers=1)
+    async with opened(tmp_path, bus) as database, anyio.create_task_group() as tasks:
+        run = await begin(database)
+        await database.write(lambda t: submit(t, run, 5))
+        tasks.start_soon(bus.run, database, [handler])
+        with anyio.fail_after(DEADLINE_S):
+            for task, event in enumerate(begun, start=1):
+                await event.wait()
+                assert [work.event.task for work in bus.at_work] == [task]
+                await bus.withdraw(task=task)
+            while len(handled) < 2:  # noqa: ASYNC110 - the handler has no event for us
+                await anyio.sleep(0.01)
+        tasks.cancel_scope.cancel()
+    assert handled == [4, 5]
+    assert not bus.at_work
