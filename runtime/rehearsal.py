@@ -1,7 +1,9 @@
 """What a run will take, estimated from a rehearsal: a sample of its tasks worked through with simulated models.
 
-Prompts, tasks and thresholds are the user's own; what models write is not. So what can be measured is how many calls
-a trajectory, a failure and a critical step take and how long their prompts are, and what cannot is assumed, by name.
+Prompts, tasks, files and thresholds are the user's own; what models write is not. So what can be measured is how many
+calls a trajectory, a failure and a critical step take and how long their prompts are, and what cannot is assumed, by
+name. The stand-ins' scripts (`simulation/strangers.py`) are as long as those of the simulated world, and their expert
+repeats itself little, so that an estimate is rather too high than too low.
 """
 
 from __future__ import annotations

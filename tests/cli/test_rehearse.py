@@ -9,11 +9,15 @@ import pytest
 
 from runtime.config.settings import Settings
 from runtime.rehearsal import forecast
+from runtime.simulation.search import WorldSearch
 from runtime.simulation.server import SimulationServer
 from runtime.simulation.world import World
+from runtime.simulation.world import write_tasks as write_world_tasks
+from store.formats.task_files import read_tasks
 from store.spending import Spent, Stage
 from store.summary import Outcomes, Summary
 from tests.acceptance.programs import cso
+from tests.acceptance.running import settings_for, work
 
 PRICED = '[prices."their-{role}"]\nprompt = 2.0\ncompletion = 8.0\n'
 
@@ -57,6 +61,22 @@ async def test_a_rehearsal_calls_no_endpoint_leaves_no_file_and_scales_to_all_ta
     assert told["total"]["cost"] == pytest.approx(sum(one["cost"] for one in told["by_stage"].values()))
     assert set(told["by_role"]) == {"policy", "expert", "prm"}
     assert told["unpriced"] == []
+
+
+async def test_a_rehearsal_on_the_worlds_own_tasks_foretells_about_what_the_run_takes(data: Path) -> None:
+    world = World.generate(7, 12)
+    tasks = write_world_tasks(world, data.parent / "tasks")
+    async with SimulationServer(world) as server:
+        records = read_tasks(tasks, strict=True).tasks
+        took = await work(settings_for(server.base_url, data), list(records), search=WorldSearch(world))
+    share = took.trajectories.failure / took.tasks
+    ran = await cso("run", tasks, "--rehearse", "--failures", str(share), "--data", data, "--json")
+    for stage, told in ran.json["by_stage"].items():
+        calls = sum(one.calls for one in took.spending if one.stage == stage)
+        assert 0.8 * calls <= told["calls"] <= 2 * calls, stage
+    told = ran.json["total"]
+    tokens = sum(one.prompt_tokens + one.completion_tokens for one in took.spending)
+    assert tokens <= told["prompt_tokens"] + told["completion_tokens"] <= 2 * tokens
 
 
 async def test_for_people_it_says_that_models_are_simulated_what_is_assumed_and_which_price_is_missing(

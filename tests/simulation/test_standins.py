@@ -77,7 +77,7 @@ def test_habits_are_probabilities(value: float) -> None:
 def test_a_users_own_task_is_worked_at_to_an_end() -> None:
     question = "Task: Who wrote the longest letter in the archive?"
     codes = []
-    for index in range(8):
+    for index in range(10):
         turn = f"{question}\n\nProgress state at step {index}:\n{{}}\n\nWrite the action of step {index}."
         reply = parse_reply(STANDINS.reply(asking.body("sim-policy", turn)))
         assert reply.problem is None
@@ -85,10 +85,10 @@ def test_a_users_own_task_is_worked_at_to_an_end() -> None:
     assert any("stop(" in code for code in codes)
 
 
-def test_a_users_own_task_has_a_step_that_looks_bad() -> None:
+def test_a_users_own_task_has_a_step_or_two_that_look_bad() -> None:
     question = "Which of the two lists is longer?"
     low = []
-    for index in range(8):
+    for index in range(10):
         closing = f"Progress state at step {index}:\n{{}}\n\nWrite the action of step {index}."
         code = parse_reply(STANDINS.reply(asking.body("sim-policy", f"Task: {question}\n\n{closing}"))).code
         scoring = (
@@ -96,7 +96,7 @@ def test_a_users_own_task_has_a_step_that_looks_bad() -> None:
         )
         score = float(STANDINS.reply(asking.body("sim-prm", scoring)).split()[-1])
         low.append(score < 0.5)
-    assert sum(low) == 1
+    assert 1 <= sum(low) <= 2
 
 
 MODELS = ("sim-policy", "sim-expert")
