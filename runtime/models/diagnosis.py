@@ -12,7 +12,6 @@ from dataclasses import replace
 from urllib.parse import urlsplit
 
 import anyio
-import orjson
 
 from runtime.models.errors import (
     ContentFiltered,
@@ -21,6 +20,7 @@ from runtime.models.errors import (
     EndpointUnavailable,
     ModelError,
 )
+from runtime.models.faults import message_in
 from runtime.models.findings import EndpointFinding, bad, warn
 from runtime.models.served import listed, served_models
 from runtime.models.settings import EndpointSettings
@@ -144,16 +144,5 @@ def _is_page(body: str) -> bool:
 
 def _said(error: ModelError) -> str:
     """What the endpoint said, its message alone where it has one."""
-    said = _message(error.body) or error.body
+    said = message_in(error.body) or error.body
     return f"; it said: {said}" if said else ""
-
-
-def _message(body: str) -> str:
-    """The sentence in an error's body, empty where it has none."""
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return ""
-    inner = document.get("error", document) if isinstance(document, dict) else document
-    found = [inner.get("message"), inner.get("detail")] if isinstance(inner, dict) else [inner]
-    return next((text for text in found if text and isinstance(text, str)), "")

@@ -138,6 +138,17 @@ def error_gist(text: str) -> str:
     return " ".join(str(part)[:_GIST_CHARS] for part in (*codes, said) if part is not None)
 
 
+def message_in(body: str) -> str:
+    """The sentence in an error's body, empty where it has none."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return ""
+    inner = document.get("error", document) if isinstance(document, dict) else document
+    found = [inner.get("message"), inner.get("detail")] if isinstance(inner, dict) else [inner]
+    return next((text for text in found if text and isinstance(text, str)), "")
+
+
 def _sort_status(status: int, text: str) -> tuple[Reaction, type[ModelError], str]:
     if status in (401, 403):
         # A filter may answer 403 too, and stopping a role for one prompt would be out of proportion.
@@ -191,11 +202,12 @@ def pause_fault(why: Fault | None, until: str) -> Fault:
     `why` is the answer that says so; None if it was a reply, with a limit that it used up.
     """
     why = why or Fault(reaction=Reaction.NEVER, error=EndpointPaused, reason=_USED_UP)
+    said = message_in(why.body)
     return replace(
         why,
         reaction=Reaction.NEVER,
         error=EndpointPaused,
-        reason=f"it wants to be left alone until {until}: {why.reason}",
+        reason=f"it wants to be left alone until {until}: {why.reason}" + (f" ({said.rstrip('.')})" if said else ""),
         advice="it is asked again then, or at once with `cso retry --all`",
     )
 

@@ -131,7 +131,7 @@ async def test_a_daemon_that_is_killed_in_a_pause_loses_nothing_and_status_says_
             assert "rate limited" in line["event"]
             rows = (await cso("status", environ=environ)).output
             assert "expert endpoint" in rows
-            assert "stopped: it wants to be left alone until" in rows
+            assert "wants to be left alone until" in rows
             seen = (await cso("status", "--json", environ=environ)).json
             assert seen["daemon"]["endpoints"]["expert"]["until"] > seen["daemon"]["started"] + HOURS_S - 60
             daemon.send(signal.SIGKILL)
