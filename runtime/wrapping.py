@@ -22,7 +22,7 @@ def wrapped(text: str, width: int, *, hang: str = "", measure: Callable[[str], i
     """Break each line of a text to `width` columns; a word that is wider than that stays whole.
 
     Args:
-        hang: what lines that go on begin with.
+        hang: what lines that go on begin with, behind the indentation of the line or of its item in a list.
         measure: columns that a text takes; by default its characters without styles.
     """
     return "\n".join(_broken(line, width, hang, measure or _visible) for line in text.split("\n"))
@@ -40,6 +40,8 @@ def columns(stream: TextIO) -> int:
 
 def _broken(line: str, width: int, hang: str, measure: Callable[[str], int]) -> str:
     lines, now = [], ""
+    rest = line.lstrip(" ").removeprefix("- ")
+    hang = " " * (len(line) - len(rest)) + hang
     for word in _WORD.findall(line):
         if now.strip() and measure(now + word) > width:
             lines.append(now)

@@ -68,7 +68,8 @@ class EventLines:
         """As many lines as it takes, the last column going on below the kind."""
         *before, (text, code) = columns
         taken = sum(cell_len(column) for column, _ in before)
-        first, *rest = wrapped(" " * taken + text, width, hang=_HANG, measure=cell_len).split("\n")
+        held = "·" * taken  # stands for the columns before, and is no indentation
+        first, *rest = wrapped(held + text, width, hang=_HANG, measure=cell_len).split("\n")
         yield self._painted([*before, (first[taken:], code)], cut=False)
         for line in rest:
             yield self._painted([(line, code)], cut=False)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from runtime.cli.output import say
+from runtime.cli.report import counted
 from runtime.cli.tally import Tally
 
 if TYPE_CHECKING:
@@ -114,7 +115,9 @@ class _Bars:
     def _time_and_trouble(self) -> str:
         minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
         failed = self._tally.failed_deliveries
-        return f"{minutes}:{seconds:02d} min" + (f", {failed} failed deliveries" if failed else "")
+        return f"{minutes}:{seconds:02d} min" + (
+            f", {counted(failed, 'failed delivery', 'failed deliveries')}" if failed else ""
+        )
 
 
 def _bought(tally: Tally) -> str:

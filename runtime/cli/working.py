@@ -14,6 +14,7 @@ import anyio
 
 from runtime.cli.output import say
 from runtime.cli.progress import show_progress
+from runtime.cli.report import counted
 from runtime.cli.tally import Tally
 from runtime.config.settings import Api, Settings
 from runtime.daemon import Daemon, open_daemon
@@ -74,7 +75,8 @@ async def work_off(
 
 async def _submit(daemon: Daemon, records: Sequence[TaskRecord]) -> None:
     taken = await daemon.control.submit(records, run=daemon.run.name)
-    say(f"run {daemon.run.name}: {taken.new} new tasks, {taken.known} known, in {daemon.settings.run.data}")
+    new = counted(taken.new, "new task")
+    say(f"run {daemon.run.name}: {new}, {taken.known} known, in {daemon.settings.run.data}")
 
 
 async def _show_progress(daemon: Daemon) -> None:

@@ -277,7 +277,9 @@ async def test_a_pause_that_no_call_can_wait_for_stops_the_endpoint_until_it_is_
         for _ in range(3):
             with (
                 anyio.fail_after(10),
-                pytest.raises(EndpointPaused, match=r"left alone until .*: rate limited .Daily quota reached.;") as one,
+                pytest.raises(
+                    EndpointPaused, match=r"left alone until .*: rate limited .Daily quota reached.;"
+                ) as one,
             ):
                 await endpoint.complete(REQUEST, headers={})
             assert one.value.retry_after == pytest.approx(600, abs=20)

@@ -22,7 +22,8 @@ def test_lines_are_broken_between_words_and_go_on_with_what_they_hang_by() -> No
 
 def test_a_word_that_is_too_long_stays_whole_and_indentation_stays() -> None:
     assert wrapped("see http://models.example/v1 for it", 10) == "see\nhttp://models.example/v1\nfor it"
-    assert wrapped("  - one two\n\n  - three", 9) == "  - one\ntwo\n\n  - three"
+    assert wrapped("  - one two\n\n  - three", 9) == "  - one\n    two\n\n  - three"
+    assert wrapped("  one two", 6) == "  one\n  two"
 
 
 def test_styles_take_no_room() -> None:
