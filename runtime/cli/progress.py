@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import AsyncIterator
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import anyio
@@ -45,7 +46,8 @@ async def _lines(tally: Tally) -> None:
 
 
 async def _bars(tally: Tally) -> None:
-    # Imported here because only a terminal shows bars; elsewhere the first model call need not wait for it.
+    # Imported here because only a terminal shows bars, and first in a thread because the loop has work by now.
+    await anyio.to_thread.run_sync(import_module, "rich.progress")
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
