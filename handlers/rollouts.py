@@ -68,6 +68,10 @@ async def finish_all(work: Iterable[Callable[[], Awaitable[object]]]) -> None:
         InfrastructureError: some failed for no fault of ours, after all have ended; see `together`.
         Exception: one failed by a defect, which goes before that.
     """
+    pieces = list(work)
+    if len(pieces) == 1:
+        await pieces[0]()
+        return
     failures: list[Exception] = []
 
     async def run(piece: Callable[[], Awaitable[object]]) -> None:
@@ -77,7 +81,7 @@ async def finish_all(work: Iterable[Callable[[], Awaitable[object]]]) -> None:
             failures.append(error)
 
     async with anyio.create_task_group() as tasks:
-        for piece in work:
+        for piece in pieces:
             tasks.start_soon(run, piece)
     for error in failures:
         if not isinstance(error, InfrastructureError):

@@ -92,13 +92,14 @@ class BlobWriter:
         """The id of some bytes, storing them if they are new."""
         digest = content_digest(content)
         # Most are new, so that looking first would only cost.
-        row = self._connection.execute(
-            "INSERT INTO blobs (digest, data) VALUES (?, ?) ON CONFLICT (digest) DO NOTHING RETURNING id",
+        added = self._connection.execute(
+            "INSERT INTO blobs (digest, data) VALUES (?, ?) ON CONFLICT (digest) DO NOTHING",
             (digest, encode_blob(content, self._compressor)),
-        ).fetchone()
-        if row is None:
-            row = self._connection.execute("SELECT id FROM blobs WHERE digest = ?", (digest,)).fetchone()
-        return int(row[0])
+        )
+        if added.rowcount and added.lastrowid is not None:
+            return added.lastrowid
+        (known,) = self._connection.execute("SELECT id FROM blobs WHERE digest = ?", (digest,)).fetchone()
+        return int(known)
 
     def forget(self) -> None:
         """Drop the remembered ids."""

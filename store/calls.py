@@ -78,7 +78,7 @@ def record_call(
     added = transaction.execute(
         "INSERT INTO calls (trajectory, step, role, module, ordinal, digest, request, reply, reasoning,"
         " finish_reason, prompt_tokens, completion_tokens, cached_tokens, latency, attempts, endpoint, cost)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING id",
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         (
             *where,
             encode_request(messages, blobs.text),
@@ -93,8 +93,8 @@ def record_call(
             record.endpoint,
             record.cost,
         ),
-    ).fetchone()
-    if added is None:
+    )
+    if not added.rowcount or added.lastrowid is None:
         known = transaction.execute(
             "SELECT id FROM calls WHERE trajectory = ? AND step = ? AND role = ? AND module = ? AND ordinal = ?"
             " AND digest = ?",
@@ -124,7 +124,7 @@ def record_call(
             cost=record.cost,
         )
     )
-    return int(added[0])
+    return added.lastrowid
 
 
 async def load_journal(reader: Reader, trajectory: int) -> dict[tuple[Place, bytes], JournalledReply]:
