@@ -34,9 +34,7 @@ async def explain(
 ) -> EndpointFinding:
     """What a failed call says about the endpoint, with the next step; `served` are the models that it lists."""
     if isinstance(error, EndpointPaused):
-        return bad(
-            settings, error.reason.partition(";")[0] + _said(error), "wait until then, or ask for a larger quota"
-        )
+        return bad(settings, error.reason.partition("; it is asked")[0], "wait until then, or have its quota raised")
     if isinstance(error, EndpointStopped) and error.status in _OF_THE_KEY:
         return bad(settings, error.reason.partition(";")[0] + _said(error), settings.key_advice)
     if isinstance(error, ContentFiltered):

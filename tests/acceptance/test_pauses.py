@@ -8,9 +8,11 @@ from pathlib import Path
 import anyio
 import pytest
 
+from runtime.api.live import Live
 from runtime.config.settings import Settings
 from runtime.daemon import Daemon
 from runtime.reload import apply_settings
+from runtime.serve import describe
 from runtime.simulation.behaviour import Behaviour
 from runtime.simulation.faults import Fault, FaultPlan
 from runtime.simulation.search import WorldSearch
@@ -72,6 +74,7 @@ async def test_a_pause_of_hours_counts_no_failure_and_whoever_says_retry_ends_it
         for number in (1, 2):
             await all_wait(daemon, "expert")
             assert_all_is_owed(await summarise(daemon.database, daemon.run), seen)
+            assert describe(Live(daemon=daemon)).startswith("waiting: expert: it wants to be left alone until ")
             assert len([entry for entry in server.record.entries if entry.fault]) <= 8 * number
             if number == 2:
                 server.behaviour = Behaviour()

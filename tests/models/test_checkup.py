@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import shutil
 import socket
 import ssl
@@ -177,6 +178,13 @@ async def test_a_page_under_status_200_and_a_busy_server_have_different_next_ste
         text, step = await only(at(busy.url))
         assert "rate limited, status 429; it said: slow down" in text
         assert "wait" in step
+
+
+async def test_a_server_that_wants_to_be_left_alone_for_hours_is_told_with_the_time() -> None:
+    async with serve(failure(429, "Daily quota reached.", headers={"Retry-After": "7200"})) as server:
+        text, step = await only(at(server.url))
+    assert re.fullmatch(r"it wants to be left alone until [\d: -]+: rate limited \(Daily quota reached\)", text)
+    assert step == "wait until then, or have its quota raised"
 
 
 async def test_what_a_model_takes_is_part_of_the_finding() -> None:
