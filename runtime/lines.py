@@ -38,6 +38,7 @@ class Line:
         self.longest_delay = longest_delay
         self._held: set[int] = set()
         self._released: set[int] | None = None  # while a reading is under way, which may still show them as owed
+        self._left = -math.inf  # the highest priority that was left to the database since the last reading began
         # Unbounded, because `capacity` already bounds what is put into it.
         self._waiting: asyncio.PriorityQueue[tuple[int, int, Delivery]] = asyncio.PriorityQueue()
         self._ranks: Counter[int] = Counter()  # of what waits: its priorities negated, the least goes first
@@ -63,6 +64,7 @@ class Line:
             return
         if max(self._ranks, default=-math.inf) > -event.priority:
             self._put_back()
+        self._left = max(self._left, event.priority)
         self.look()
 
     def look(self) -> None:
@@ -108,6 +110,7 @@ class Line:
     async def _fill(self, reader: Reader) -> None:
         # Cleared first: an event committed while we read marks the line again, or is found and not taken twice.
         self._behind = False
+        self._left = -math.inf
         released = self._released = set()
         room = self._capacity - len(self._held)
         now = now_us()
@@ -121,7 +124,9 @@ class Line:
             held=frozenset(self._held),
         )
         for delivery in found:
-            if delivery.event.seq not in self._held and delivery.event.seq not in released:
+            event = delivery.event
+            # What was left to the database meanwhile may go first, and is found by the reading that follows this one.
+            if event.priority >= self._left and event.seq not in self._held and event.seq not in released:
                 self._push(delivery)
         self._released = None
         if len(found) == room:

@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -15,7 +16,7 @@ from runtime.errors import BudgetSpentError, InfrastructureError
 from runtime.handler import Result, nothing_more
 from runtime.models.errors import EndpointPaused, EndpointUnavailable, RequestRefused
 from store.database import Database
-from store.deliveries import count_owed, revive_deliveries
+from store.deliveries import Delivery, count_owed, load_due, revive_deliveries
 from store.events import BudgetSpent, DeliveryFailed, Event, TaskFinished, TaskSubmitted
 from store.formats.task_files import TaskRecord
 from store.runs import create_run
@@ -396,6 +397,43 @@ async def test_a_task_of_higher_priority_passes_those_that_wait_already(tmp_path
             release.set()
     low = [f"t0-{number}" for number in range(1, 12)]
     assert order == ["t0-0", "t9-0", "t9-1", "t7-0", "t7-1", *low, "t-1-0", "t-1-1", "t-1-2"]
+
+
+async def test_a_task_of_higher_priority_passes_those_that_are_being_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus, order, first, release = quick_bus(capacity=2), list[str](), anyio.Event(), anyio.Event()
+    read, go_on = anyio.Event(), anyio.Event()
+
+    async def load_slowly(*args: Any, **kwargs: Any) -> list[Delivery]:
+        found = await load_due(*args, **kwargs)
+        if any(delivery.event.priority == 7 for delivery in found):
+            read.set()
+            await go_on.wait()
+        return found
+
+    async def hold_the_first(event: Event) -> Result:
+        row = await database.fetch_one("SELECT name FROM tasks WHERE id = ?", (event.task,))
+        assert row is not None
+        order.append(row["name"])
+        first.set()
+        await release.wait()
+        return nothing_more
+
+    monkeypatch.setattr("runtime.lines.load_due", load_slowly)
+    async with opened(tmp_path, bus) as database:
+        run = await begin(database)
+        await database.write(lambda t: submit(t, run, 3))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(drain, bus, database, Scripted(hold_the_first, workers=1))
+            with anyio.fail_after(DEADLINE_S):
+                await first.wait()
+                await database.write(lambda t: submit(t, run, 2, priority=7))
+                await read.wait()
+            await database.write(lambda t: submit(t, run, 2, priority=9))
+            go_on.set()
+            release.set()
+    assert order == ["t0-0", "t9-0", "t9-1", "t7-0", "t7-1", "t0-1", "t0-2"]
 
 
 @contextlib.asynccontextmanager
