@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import agents, client, disk, events, restart
+from benchmarks import agents, client, disk, events, restart, sandbox
 from benchmarks.figures import Figure, run_alone
 
 _ALL = {
     "events": events.measure,
     "client": client.measure_all,
+    "sandbox": sandbox.measure,
     "agents": agents.measure,
     "disk": disk.measure,
     "restart": restart.measure,

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import os
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,11 +15,14 @@ import anyio
 
 from runtime.errors import InfrastructureError
 from runtime.logs import get_logger
+from runtime.sandbox.census import Census
 from runtime.sandbox.child.identity import BLOCK, Identity
 from runtime.sandbox.execution import Ending, Execution, Limits, Tool
 from runtime.sandbox.footing import Footing, find_footing
 from runtime.sandbox.session import Session, encode_program
+from runtime.sandbox.supervisor import SupervisorHandle
 from runtime.sandbox.zygote import ZygoteHandle
+from store.jsontypes import JsonValue
 
 _log = get_logger("sandbox")
 
@@ -42,11 +45,14 @@ class ProcessSandbox:
         if not 1 <= slots <= _MAX_SLOTS:
             raise ValueError(f"slots must be from 1 to {_MAX_SLOTS}")
         self._python = python
-        self._places = anyio.Semaphore(slots)
+        self._places = anyio.Semaphore(slots, fast_acquire=True)
         self._free = dict.fromkeys(range(slots))
-        self._runs = itertools.count()
+        self._supervisors: dict[int, SupervisorHandle] = {}
+        self._homes: dict[Path, int] = {}
+        self._numbers = itertools.count()
+        self._census = Census()
         self._marker = secrets.token_hex(16)
-        self._starting = anyio.Lock()
+        self._starting = anyio.Lock(fast_acquire=True)
         self._footing: Footing | None = None
         self._zygote: ZygoteHandle | None = None
         self._closed = False
@@ -78,20 +84,25 @@ class ProcessSandbox:
         with anyio.CancelScope(shield=True):
             if self._zygote is not None:
                 await self._zygote.stop()
+        for supervisor in self._supervisors.values():
+            supervisor.close()
 
     async def run(self, code: str, *, workspace: Path, tools: Mapping[str, Tool], limits: Limits) -> Execution:
         """Run Python code; see Sandbox.run."""
         footing = self._started_on
-        program = encode_program(code, tools)
+        program = encode_program(code)
         if program is None:
             return Execution(output="", error="The code is too long.", ending=Ending.EXCEPTION, seconds=0.0)
         workspace = _existing(workspace)
         footing.check_workspace(workspace)
         async with self._slot(workspace) as slot:
             zygote = await self._living_zygote(footing)
+            job = _job(limits, tools, others=await self._others(footing))
+            supervisor = await self._supervisor(zygote, slot, workspace)
             try:
-                return await Session(next(self._runs), zygote, limits).conduct(slot, workspace, program, tools)
+                return await Session(zygote, supervisor, limits).conduct(job, program, tools)
             finally:
+                supervisor.rest()
                 if zygote.first_uid is not None:
                     _take_back(workspace, Identity.of_slot(zygote.first_uid, slot))
 
@@ -99,7 +110,7 @@ class ProcessSandbox:
     async def _slot(self, workspace: Path) -> AsyncIterator[int]:
         """A number that no other execution has, if possible the one that this workspace had before.
 
-        Its files then need not change hands, which would make them look changed.
+        Its supervisor can go on then, and its files need not change hands, which would make them look changed.
         """
         async with self._places:
             slot = self._former_slot(workspace)
@@ -112,6 +123,8 @@ class ProcessSandbox:
                 self._free[slot] = None
 
     def _former_slot(self, workspace: Path) -> int:
+        if workspace in self._homes:
+            return self._homes[workspace]
         first = self._zygote.first_uid if self._zygote is not None else None
         return -1 if first is None else (workspace.stat().st_gid - first) // 2
 
@@ -120,6 +133,23 @@ class ProcessSandbox:
         if self._footing is None:
             raise InfrastructureError("the sandbox has not been started")
         return self._footing
+
+    async def _supervisor(self, zygote: ZygoteHandle, slot: int, workspace: Path) -> SupervisorHandle:
+        """The supervisor of a workspace, which has no other: nothing passes from one rollout's code to another's."""
+        former = self._supervisors.get(slot)
+        if former is not None:
+            if former.serving and former.workspace == workspace:
+                return former
+            self._homes.pop(former.workspace, None)
+            await former.leave()
+        supervisor = await SupervisorHandle.start(zygote, next(self._numbers), slot=slot, workspace=workspace)
+        self._supervisors[slot] = supervisor
+        self._homes[workspace] = slot
+        return supervisor
+
+    async def _others(self, footing: Footing) -> int:
+        """The processes that the kernel counts together with the code's."""
+        return await self._census.others() if footing.uids is None else 0
 
     async def _living_zygote(self, footing: Footing) -> ZygoteHandle:
         async with self._starting:
@@ -136,9 +166,20 @@ class ProcessSandbox:
 
 def _existing(workspace: Path) -> Path:
     try:
-        return workspace.resolve(strict=True)
+        return Path(os.path.realpath(workspace, strict=True))
     except OSError as error:
         raise InfrastructureError(f"there is no workspace {workspace}: {error}") from error
+
+
+def _job(limits: Limits, tools: Iterable[str], *, others: int) -> dict[str, JsonValue]:
+    return {
+        "tools": list(tools),
+        "memory_mb": limits.memory_mb,
+        "output_bytes": limits.output_bytes,
+        "file_mb": limits.file_mb,
+        "processes": limits.processes + others,
+        "open_files": limits.open_files,
+    }
 
 
 def _take_back(workspace: Path, identity: Identity) -> None:

@@ -6,13 +6,7 @@ zygote break off the talk with the runner, and what follows is always the same: 
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import json
-import socket
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 
 import anyio
 
@@ -21,8 +15,8 @@ from runtime.logs import get_logger
 from runtime.sandbox.child.channel import MAX_FRAME
 from runtime.sandbox.clock import CodeClock
 from runtime.sandbox.execution import Execution, Limits, Tool
-from runtime.sandbox.frames import FrameReader, ProtocolError
-from runtime.sandbox.report import ControlSocket
+from runtime.sandbox.frames import FrameSocket, ProtocolError
+from runtime.sandbox.supervisor import SupervisorHandle
 from runtime.sandbox.toolcalls import ToolCall
 from runtime.sandbox.verdict import Claim, Findings
 from runtime.sandbox.zygote import ZygoteHandle, socket_pair
@@ -40,87 +34,56 @@ _MOP_S = 8.0
 _NEWS_S = 0.5
 
 
-def encode_program(code: str, tools: Iterable[str]) -> bytes | None:
+def encode_program(code: str) -> bytes | None:
     """The frame that tells a runner what to run; None if it is larger than a frame may be."""
-    # Code may hold lone surrogates, which this way of writing JSON lets through to the compiler's own message.
-    body = json.dumps({"code": code, "tools": list(tools)}).encode()
+    # Lone surrogates pass, for the compiler to complain of.
+    body = code.encode("utf-8", errors="surrogatepass")
     return len(body).to_bytes(4, "big") + body if len(body) <= MAX_FRAME else None
 
 
-@dataclass(frozen=True, slots=True)
-class _FarEnds:
-    """What the supervisor and the runner get; ours to close once they have it."""
-
-    ends: tuple[socket.socket, socket.socket]
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        for end in self.ends:
-            end.close()
-
-
 class Session:
-    """One execution under way, numbered `run`."""
+    """One execution under way, with a supervisor that has no other."""
 
-    def __init__(self, run: int, zygote: ZygoteHandle, limits: Limits) -> None:
-        self._run = run
+    def __init__(self, zygote: ZygoteHandle, supervisor: SupervisorHandle, limits: Limits) -> None:
         self._zygote = zygote
+        self._supervisor = supervisor
         self._limits = limits
         self._talking = anyio.CancelScope()
         self._clock = CodeClock(limits.timeout, self._talking.cancel)
-        self._control = ControlSocket(limits.output_bytes, self._talking.cancel)
         self._findings = Findings()
         self._zygote_lost = False
 
-    async def conduct(self, slot: int, workspace: Path, program: bytes, tools: Mapping[str, Tool]) -> Execution:
+    async def conduct(self, job: dict[str, JsonValue], program: bytes, tools: Mapping[str, Tool]) -> Execution:
         """See the execution through; when this returns or raises, nothing of it is left.
 
         Raises:
             InfrastructureError: the sandbox failed, or the zygote died.
             Exception: whatever a tool raised that was not a ToolError.
         """
-        reader, writer, far = await self._open()
-        try:
-            with self._zygote.mourning(self._lose_zygote):
-                with far:
-                    await self._zygote.fork(self._request(slot, workspace), *far.ends)
-                await self._talk(FrameReader(reader), writer, program, tools)
-        finally:
-            await self._end()
-            writer.close()
+        near, far = socket_pair()
+        with near, self._zygote.mourning(self._lose_zygote):
+            with far:
+                self._supervisor.begin(job, far, self._limits.output_bytes, self._talking.cancel)
+            try:
+                await self._talk(FrameSocket(near), program, tools)
+            finally:
+                await self._end()
         return await self._judge()
 
-    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, _FarEnds]:
-        control, far_control = socket_pair()
-        try:
-            channel, far_channel = socket_pair()
-        except InfrastructureError:
-            control.close()
-            far_control.close()
-            raise
-        with anyio.CancelScope(shield=True):  # neither waits for anything, and both belong together
-            await asyncio.get_running_loop().create_unix_connection(lambda: self._control, sock=control)
-            reader, writer = await asyncio.open_unix_connection(sock=channel)
-        return reader, writer, _FarEnds((far_control, far_channel))
-
-    async def _talk(
-        self, frames: FrameReader, writer: asyncio.StreamWriter, program: bytes, tools: Mapping[str, Tool]
-    ) -> None:
+    async def _talk(self, channel: FrameSocket, program: bytes, tools: Mapping[str, Tool]) -> None:
         try:
             with self._talking:
-                await self._begin(frames, writer, program)
-                await self._serve(frames, writer, tools)
-            await self._hear_out(frames)
+                await self._begin(channel, program)
+                await self._serve(channel, tools)
+            await self._hear_out(channel)
         except ProtocolError as error:
             self._findings.attack = str(error)
 
-    async def _begin(self, frames: FrameReader, writer: asyncio.StreamWriter, program: bytes) -> None:
+    async def _begin(self, channel: FrameSocket, program: bytes) -> None:
         """Send the code and wait until the runner starts it."""
         with anyio.move_on_after(_BEGIN_S) as starting:
-            writer.write(program)
-            message = await frames.read()
+            await channel.write(program)
+            message = await channel.read()
         if starting.cancelled_caught:
             # Most likely somebody has stopped the zygote.
             self._zygote.destroy()
@@ -130,60 +93,59 @@ class Session:
         if message is not None:
             self._clock.start()
 
-    async def _serve(self, frames: FrameReader, writer: asyncio.StreamWriter, tools: Mapping[str, Tool]) -> None:
+    async def _serve(self, channel: FrameSocket, tools: Mapping[str, Tool]) -> None:
         """Answer calls until the code has ended or has closed the channel, then wait for its processes to end."""
-        while (message := await frames.read()) is not None:
+        while (message := await channel.read()) is not None:
             if "end" in message:
                 self._findings.claim = Claim.parse(message)
                 self._clock.stop()
                 with anyio.move_on_after(_LEAVE_S):
-                    await self._control.over.wait()
+                    await self._supervisor.over.wait()
                 return
             call = ToolCall.parse(message)
             self._clock.stop()
             answer = await call.answer(tools)
             self._clock.start()
-            writer.write(answer)
-            # Code that calls and never reads must not fill our memory. If it is gone, the next read tells.
-            with contextlib.suppress(ConnectionError):
-                await writer.drain()
-        await self._control.over.wait()
+            await channel.write(answer)
+        await self._supervisor.over.wait()
 
-    async def _hear_out(self, frames: FrameReader) -> None:
+    async def _hear_out(self, channel: FrameSocket) -> None:
         """Take what the runner said last, if the end of its process overtook it."""
-        if self._clock.expired or self._findings.claim is not None or not self._control.over.is_set():
+        if self._clock.expired or self._findings.claim is not None or not self._supervisor.over.is_set():
             return
         with anyio.move_on_after(_DRAIN_S):
-            while (message := await frames.read()) is not None:
+            while (message := await channel.read()) is not None:
                 if "end" in message:
                     self._findings.claim = Claim.parse(message)
 
     async def _end(self) -> None:
         """Make sure that nothing of the execution is left, by means that grow rougher."""
         self._clock.stop()
+        if self._supervisor.over.is_set():
+            return
         with anyio.CancelScope(shield=True):
-            self._control.stop()
+            self._supervisor.stop()
             if await self._over_within(_STOP_S):
                 return
-            _log.warning("supervisor-unresponsive", run=self._run)
-            self._zygote.kill_supervisor(self._run)
+            _log.warning("supervisor-unresponsive")
+            self._supervisor.kill()
             if await self._over_within(_MOP_S):
                 return
             self._zygote.destroy()
             if not await self._over_within(_MOP_S):
-                _log.error("execution-not-ended", run=self._run)
+                _log.error("execution-not-ended")
 
     async def _over_within(self, seconds: float) -> bool:
         with anyio.move_on_after(seconds):
-            await self._control.over.wait()
-        return self._control.over.is_set()
+            await self._supervisor.over.wait()
+        return self._supervisor.over.is_set()
 
     def _lose_zygote(self) -> None:
         self._zygote_lost = True
         self._talking.cancel()
 
     async def _judge(self) -> Execution:
-        self._findings.report = self._control.report
+        self._findings.report = self._supervisor.report
         if self._clock.expired:
             self._findings.timeout = self._limits.timeout
         elif self._findings.attack is None and self._findings.supervisor_lost:
@@ -193,18 +155,3 @@ class Session:
             raise InfrastructureError("the sandbox's zygote ended while code was running, or the sandbox was closed")
         # Where code runs as the daemon's own user, it can kill its supervisor.
         return self._findings.execution(self._clock.seconds, may_kill_supervisor=self._zygote.first_uid is None)
-
-    def _request(self, slot: int, workspace: Path) -> dict[str, JsonValue]:
-        limits = self._limits
-        return {
-            "run": self._run,
-            "slot": slot,
-            "workspace": str(workspace),
-            "limits": {
-                "memory_mb": limits.memory_mb,
-                "output_bytes": limits.output_bytes,
-                "file_mb": limits.file_mb,
-                "processes": limits.processes,
-                "open_files": limits.open_files,
-            },
-        }

@@ -1,4 +1,4 @@
-"""The daemon's end of the zygote: starting it, asking it for executions, and knowing at once when it is dead."""
+"""The daemon's end of the zygote: starting it, asking it for supervisors, and knowing at once when it is dead."""
 
 from __future__ import annotations
 
@@ -29,9 +29,14 @@ _KILL_S = 5.0
 _MAX_GREETING = 1 << 16
 _PATH = "/usr/local/bin:/usr/bin:/bin"
 _HERE = Path(__file__).parent
-_BOOTSTRAP = (
-    "import json, sys; sys.path.insert(0, sys.argv[1]); from child.zygote import main; main(json.loads(sys.argv[2]))"
-)
+_BOOTSTRAP = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from child import forkhooks
+forkhooks.keep_back()
+from child.zygote import main
+main(json.loads(sys.argv[2]))
+"""
 
 
 class ZygoteHandle:
@@ -103,8 +108,8 @@ class ZygoteHandle:
         finally:
             self._mourners.discard(call)
 
-    async def fork(self, request: dict[str, JsonValue], control: socket.socket, channel: socket.socket) -> None:
-        """Ask for an execution, handing over the far ends of its two sockets.
+    async def fork(self, request: dict[str, JsonValue], control: socket.socket) -> None:
+        """Ask for a supervisor, handing over the far end of its control socket.
 
         Raises:
             InfrastructureError: the zygote is dead or does not listen.
@@ -113,16 +118,16 @@ class ZygoteHandle:
         try:
             with anyio.fail_after(_SEND_S):
                 async with self._sending:
-                    while not self._send(message, [control.fileno(), channel.fileno()]):
+                    while not self._send(message, [control.fileno()]):
                         await anyio.wait_writable(self._control)
         except (OSError, TimeoutError, anyio.ClosedResourceError) as error:
             self.destroy()
             raise InfrastructureError(f"the sandbox's zygote takes no more work: {error!r}") from error
 
-    def kill_supervisor(self, run: int) -> None:
+    def kill_supervisor(self, number: int) -> None:
         """Have the zygote kill a supervisor that does not answer, and end what that leaves behind."""
         with contextlib.suppress(OSError):
-            self._send(orjson.dumps({"kill": run}), [])
+            self._send(orjson.dumps({"kill": number}), [])
 
     def destroy(self) -> None:
         """Kill the zygote, because it does not answer; its supervisors end by themselves."""

@@ -39,6 +39,6 @@ def test_output_that_is_whole_has_no_marker() -> None:
 
 
 def test_a_report_is_read_only_once_it_is_whole() -> None:
-    data = b'{"status":0,"stopped":false,"problem":null,"total":5,"head":3,"tail":2}\nabcde'
+    data = b'{"status":0,"stopped":false,"total":5,"head":3,"tail":2}\nabcde'
     assert all(Report.parse(data[:end]) is None for end in range(len(data)))
     assert Report.parse(data) == Report(status=0, total=5, head=b"abc", tail=b"de")

@@ -96,7 +96,8 @@ async def test_temporary_files_are_out_of_the_workspace_and_removed(run: Run, wo
     execution = await run(code)
     made = [Path(line) for line in execution.output.splitlines()]
     assert len(made) == 2
-    assert not any(path.exists() or path.parent.exists() or workspace in path.parents for path in made)
+    assert not any(path.exists() or workspace in path.parents for path in made)
+    assert list(made[0].parent.iterdir()) == []
 
 
 async def test_input_is_at_its_end(run: Run) -> None:

@@ -6,6 +6,7 @@ break it; the daemon is the side that checks.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import json
 import os
 import signal
@@ -15,6 +16,9 @@ import threading
 from typing import Any
 
 MAX_FRAME = 16 << 20
+_CHUNK = 1 << 20
+# Beneath the enumerations of `signal`, which would copy many pages of a fresh fork.
+_SIGNALS = frozenset(map(int, signal.valid_signals()))
 _LENGTH = struct.Struct(">I")
 
 
@@ -27,18 +31,33 @@ ToolError.__module__ = "__main__"
 
 
 class Channel:
-    """Frames to and from the daemon; threads take turns."""
+    """Frames to and from the daemon; threads take turns.
+
+    The supervisor makes it, to whom that costs less, for its fork to `own`.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._identity = os.fstat(connection.fileno())
-        self._owner = os.getpid()
+        self._owner = 0
         self._turn = threading.Lock()
         # Apart from turns, so that the end can be told while a thread still waits for a tool.
         self._sending = threading.Lock()
         self._received = bytearray()
         self._calls = 0
         self._broken = False
+
+    def own(self) -> None:
+        """Become the one process that uses this."""
+        self._owner = os.getpid()
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        return self._connection.fileno()
+
+    def close(self) -> None:
+        """Leave it to the process that owns it."""
+        os.close(self._connection.detach())
 
     @property
     def usable(self) -> bool:
@@ -49,26 +68,34 @@ class Channel:
             return False
         return same and not self._broken and os.getpid() == self._owner
 
-    def send(self, value: Any) -> None:
-        """Send a frame.
+    def send(self, frame: bytes) -> None:
+        """Send a frame, see encode_frame.
 
         Raises:
-            TypeError, ValueError, RecursionError: the value is not JSON.
             OSError: the daemon cannot be reached any more.
         """
-        self._write(_encode(value))
+        # A signal handler of the code that raises here would leave half a frame behind.
+        blocked = _signal.pthread_sigmask(_signal.SIG_BLOCK, _SIGNALS)
+        try:
+            with self._sending:
+                self._broken = True
+                self._connection.sendall(frame)
+                self._broken = False
+        finally:
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, blocked)
 
-    def receive(self) -> Any:
+    def receive(self) -> bytes:
         """The next frame. Interrupted by an exception it can be called again, and nothing is lost."""
+        end = _LENGTH.size
         while True:
             if len(self._received) >= _LENGTH.size:
-                (length,) = _LENGTH.unpack_from(self._received)
-                end = _LENGTH.size + length
-                if len(self._received) >= end:
-                    frame = bytes(self._received[_LENGTH.size : end])
-                    del self._received[:end]
-                    return json.loads(frame)
-            data = self._connection.recv(1 << 16)
+                end = _LENGTH.size + _LENGTH.unpack_from(self._received)[0]
+            missing = end - len(self._received)
+            if not missing:
+                frame = bytes(self._received[_LENGTH.size :])
+                self._received.clear()
+                return frame
+            data = self._connection.recv(min(missing, _CHUNK))
             if not data:
                 raise ConnectionError("the tools can no longer be reached")
             self._received += data
@@ -89,29 +116,23 @@ class Channel:
             self._calls += 1
             number = self._calls
             try:
-                frame = _encode({"call": number, "tool": name, "args": args, "kwargs": kwargs})
+                frame = encode_frame({"call": number, "tool": name, "args": args, "kwargs": kwargs})
             except (TypeError, ValueError, RecursionError) as error:
                 raise TypeError(f"{name}() takes what JSON can hold (text, numbers, lists, dicts): {error}") from None
-            self._write(frame)
+            self.send(frame)
             while True:
-                reply = self.receive()
+                reply = json.loads(self.receive())
                 # Replies to calls that an exception of the code interrupted come first.
                 if reply["call"] == number:
                     return _result(reply)
 
-    def _write(self, frame: bytes) -> None:
-        # A signal handler of the code that raises here would leave half a frame behind.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        try:
-            with self._sending:
-                self._broken = True
-                self._connection.sendall(frame)
-                self._broken = False
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
+def encode_frame(value: Any) -> bytes:
+    """The frame of a value.
 
-def _encode(value: Any) -> bytes:
+    Raises:
+        TypeError, ValueError, RecursionError: it is not JSON, or larger than a frame may be.
+    """
     try:
         body = json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError as error:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import linecache
+import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 FILE = "<action>"
 _MACHINERY = str(Path(__file__).parent)
 _LONGEST = 16_000
+_COMPACT: dict[str, Any] = {"compact": True} if sys.version_info >= (3, 10) else {}
 
 
 def remember_source(code: str) -> None:
@@ -26,7 +29,7 @@ def describe_exit(error: SystemExit) -> str:
 
 def describe_exception(error: BaseException) -> str:
     """The traceback of an uncaught exception, at most 16,000 characters with its beginning and its end."""
-    told = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
+    told = traceback.TracebackException(type(error), error, error.__traceback__, **_COMPACT)
     for part in _parts(told):
         kept = [frame for frame in part.stack if not frame.filename.startswith(_MACHINERY)]
         part.stack = traceback.StackSummary.from_list(kept)

@@ -1,28 +1,20 @@
-"""What the daemon tells the zygote of an execution."""
+"""What the daemon tells a supervisor of an execution."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
-
-from .identity import Identity
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 MIB = 1 << 20
 
 
-@dataclass(frozen=True)
-class Job:
-    """One execution: where it works, as whom, and within which limits (bytes, numbers).
+class Job(NamedTuple):
+    """One execution: the names of its tools, and its limits in bytes and numbers.
 
-    `mapped` are the bytes of memory that the interpreter has mapped before any code; they come on top of `memory`.
+    `memory` comes on top of what the interpreter has mapped before any code.
     """
 
-    number: int
-    slot: int
-    workspace: str
-    scratch: str
-    identity: Identity | None
-    mapped: int
+    tools: Sequence[str]
     memory: int
     output: int
     file: int
@@ -30,24 +22,13 @@ class Job:
     open_files: int
 
     @classmethod
-    def parse(cls, request: dict[str, Any], scratch: str, mapped: int, first_uid: int | None) -> Job:
+    def parse(cls, request: dict[str, Any]) -> Job:
         """The job that a request of the daemon describes."""
-        limits = request["limits"]
-        slot = int(request["slot"])
         return cls(
-            number=int(request["run"]),
-            slot=slot,
-            workspace=request["workspace"],
-            scratch=f"{scratch}/{request['run']}",
-            identity=None if first_uid is None else Identity.of_slot(first_uid, slot),
-            mapped=mapped,
-            memory=limits["memory_mb"] * MIB,
-            output=limits["output_bytes"],
-            file=limits["file_mb"] * MIB,
-            processes=limits["processes"],
-            open_files=limits["open_files"],
+            tools=request["tools"],
+            memory=request["memory_mb"] * MIB,
+            output=request["output_bytes"],
+            file=request["file_mb"] * MIB,
+            processes=request["processes"],
+            open_files=request["open_files"],
         )
-
-    def allowing(self, processes: int) -> Job:
-        """The same job with another limit on processes."""
-        return replace(self, processes=processes)

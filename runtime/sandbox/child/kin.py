@@ -31,13 +31,24 @@ def reap(reaped: Reaped) -> bool:
         reaped(pid, status)
 
 
+def kill_all_code() -> None:
+    """Kill all processes of the identity that the caller acts as, but itself.
+
+    Raises:
+        PermissionError: the caller would reach processes that are none of ours.
+    """
+    if 0 in {os.getuid(), os.geteuid()}:
+        raise PermissionError("root would kill every process of the machine")
+    # One call reaches them all at once: no fork can slip through between two of them.
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(-1, signal.SIGKILL)
+
+
 def end_all_code(reaped: Reaped, seconds: float) -> bool:
-    """End all processes of the caller's identity but itself, a keeper. Whether all are gone in time."""
+    """End all processes of the identity that the caller acts as, a supervisor. Whether all are gone in time."""
     deadline = time.monotonic() + seconds
     while True:
-        # One call reaches them all at once: no fork can slip through between two of them.
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(-1, signal.SIGKILL)
+        kill_all_code()
         if not reap(reaped):
             return True
         if time.monotonic() > deadline:
@@ -74,19 +85,6 @@ def end_marked(marker: str) -> None:
         with contextlib.suppress(OSError):
             if wanted in Path(entry.path, "environ").read_bytes().split(b"\0"):
                 _signal(int(entry.name), signal.SIGKILL)
-
-
-def count_tasks(uid: int) -> int:
-    """How many processes and threads the kernel counts against a user's RLIMIT_NPROC."""
-    total = 0
-    for entry in os.scandir("/proc"):
-        if entry.name.isdecimal():
-            with contextlib.suppress(OSError):
-                status = Path(entry.path, "status").read_text(errors="replace")
-                fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
-                if int(fields["Uid"].split()[0]) == uid:
-                    total += int(fields["Threads"])
-    return total
 
 
 def _stop(spared: Collection[int]) -> set[int]:

@@ -1,7 +1,8 @@
-"""The supervisor of one execution: starts its runner, drains its output, ends all its processes, reports.
+"""A supervisor: runs the executions of one workspace one after the other, each in a fork, and leaves nothing of them.
 
-It ends the execution when the runner has ended, when the daemon closes its side of the control socket (which the
-death of the daemon does as well), or on SIGTERM. It reads nothing from the code but output.
+It ends an execution when the runner has ended, when the daemon says so or closes its side of the control socket
+(which the death of the daemon does as well), or when the zygote lets go of the leash or dies. It reads nothing from
+the code but output. It has no other workspace: what its memory holds, the code of its next execution could find.
 """
 
 from __future__ import annotations
@@ -9,166 +10,207 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import select
 import signal
 import socket
+import sys
+import types
+from dataclasses import dataclass
 from typing import NoReturn
 
-from . import kernel, kin, runner, tree
-from .confinement import confine
-from .identity import BLOCK
+from . import kernel, kin, runner
+from .channel import Channel
+from .confinement import Confinement
+from .folders import Folders
+from .identity import Identity
 from .job import Job
 from .output import Output
+from .tools import ToolImporter
+from .wakeups import Wakeups
 
 _END_S = 5.0
-_CLEAN_S = 2.0
 _REPORT_S = 30.0
 _CHUNK = 1 << 16
+_MAX_REQUEST = 1 << 16
 
 
-class Wakeups:
-    """Signals as bytes on a descriptor, so that one poll waits for them and for everything else.
+@dataclass(frozen=True)
+class Post:
+    """Where a supervisor serves.
 
-    Only those come that have a handler in Python; the zygote sets them, and its forks inherit them.
+    `number` is the daemon's for it. `control` leads to the daemon, and `leash`, a descriptor, comes to its end when
+    the zygote does. `scratch` is the folder in which those for temporary files are made, and `identity` is None where
+    code runs as the daemon's own user.
     """
 
-    def __init__(self) -> None:
-        self._read, self._write = os.pipe()
-        os.set_blocking(self._read, False)
-        os.set_blocking(self._write, False)
-        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-
-    def fileno(self) -> int:
-        """The descriptor to poll."""
-        return self._read
-
-    def take(self) -> set[int]:
-        """The signals that came since the last time."""
-        with contextlib.suppress(BlockingIOError):
-            return set(os.read(self._read, 4096))
-        return set()
+    number: int
+    workspace: str
+    control: socket.socket
+    leash: int
+    scratch: str
+    identity: Identity | None
 
 
 class Supervisor:
-    """One execution under way."""
+    """The executions of a workspace."""
 
-    def __init__(self, job: Job, control: socket.socket) -> None:
-        self._job = job
-        self._control = control
-        self._output = Output(job.output)
+    def __init__(self, post: Post) -> None:
+        self._post = post
         self._wakeups = Wakeups()
+        self._poll = select.poll()
+        for descriptor in (post.control.fileno(), post.leash, self._wakeups.fileno()):
+            self._poll.register(descriptor, select.POLLIN)
+        self._scratch = f"{post.scratch}/{post.number}"
         self._runner = 0
         self._status: int | None = None
-        self._stopped = False
+        self._tools = ToolImporter()
+        # As the code will find them, here and in _start_runner.
+        os.environ["HOME"] = os.environ["PWD"] = post.workspace
+        os.environ["TMPDIR"] = self._scratch
+        sys.path.insert(0, post.workspace)
+        sys.meta_path.append(self._tools)
 
-    def run(self, channel: socket.socket, zygote: int) -> None:
-        """See the execution through."""
-        job = self._job
-        workspace = tree.open_folder(job.workspace)
-        os.mkdir(job.scratch, 0o700)  # noqa: PTH102 - no pathlib in what every execution runs
-        scratch = tree.open_folder(job.scratch)
-        if job.identity is not None:
-            first = job.identity.code - 2 * job.slot
-            tree.hand_over(workspace, job.identity.code, range(first, first + BLOCK))
-            os.fchown(scratch, job.identity.code, job.identity.code)
-            job.identity.become_keeper()
-        # Changing the user id would have taken this back.
-        kernel.die_with_parent(signal.SIGTERM, zygote)
-        kernel.forbid_inspection()
-        pipe = self._start_runner(workspace, channel)
-        self._watch(pipe)
-        gone = self._end()
-        self._drain(pipe)
-        tree.make_readable(workspace, _CLEAN_S)
-        self._report(None if gone else "processes of the execution could not be ended")
-        tree.empty(scratch, _CLEAN_S)
+    def serve(self) -> None:
+        """Run what the daemon asks for, until it or the zygote lets go.
 
-    def _start_runner(self, workspace: int, channel: socket.socket) -> int:
+        Raises:
+            OSError: the sandbox failed.
+        """
+        while (request := self._await_request()) is not None:
+            self._run(*request)
+
+    def _await_request(self) -> tuple[Job, Channel] | None:
+        control = self._post.control
+        while True:
+            for descriptor, _event in self._poll.poll():
+                if descriptor == self._post.leash:
+                    return None
+                if descriptor != control.fileno():
+                    self._wakeups.take()
+                    continue
+                message, descriptors, _flags, _address = socket.recv_fds(control, _MAX_REQUEST, 1)
+                if not message:
+                    return None
+                # Without a channel it is the word to stop, of an execution that has ended meanwhile.
+                if descriptors:
+                    return Job.parse(json.loads(message)), Channel(socket.socket(fileno=descriptors[0]))
+
+    def _run(self, job: Job, channel: Channel) -> None:
+        """See an execution through. What can be prepared is prepared here: a fresh fork pays more for it."""
+        folders = Folders(self._post.workspace, self._scratch, self._post.identity)
+        output = Output(job.output)
+        pipe = self._start_runner(job, channel, folders.workspace)
+        ended = self._watch(pipe, output)
+        self._end()
+        # Nobody is left to write, unless the pipe was smuggled out: then EAGAIN ends this.
+        with contextlib.suppress(BlockingIOError):
+            while _read(pipe, output):
+                pass
+        os.close(pipe)
+        output.close()
+        folders.tidy()
+        self._report(output, stopped=not ended)
+
+    def _start_runner(self, job: Job, channel: Channel, workspace: int) -> int:
         pipe, written = os.pipe()
-        supervisor = os.getpid()
+        os.set_blocking(pipe, False)
+        confinement = Confinement(job, self._post.identity)
+        main = sys.modules["__main__"] = types.ModuleType("__main__")
+        vars(main).update(self._tools.offer(channel, job.tools))
+        random.seed()
+        self._status = None
         self._runner = os.fork()
         if self._runner == 0:
             try:
-                confine(self._job, workspace, written, channel.fileno(), supervisor)
+                confinement.enter(workspace, written, channel.fileno())
             except OSError as error:
                 runner.refuse(channel, f"the execution could not be confined: {error}")
-            runner.run(channel, self._job.workspace)
+            runner.run(channel, vars(main))
         os.close(written)
         channel.close()
-        os.set_blocking(pipe, False)
         return pipe
 
-    def _watch(self, pipe: int) -> None:
-        poll = select.poll()
-        poll.register(self._control, select.POLLIN)
-        poll.register(self._wakeups.fileno(), select.POLLIN)
-        poll.register(pipe, select.POLLIN)
-        while self._status is None:
-            for descriptor, _event in poll.poll():
+    def _watch(self, pipe: int, output: Output) -> bool:
+        """Take the output until the runner has ended; whether it has, or is to be stopped."""
+        self._poll.register(pipe, select.POLLIN)
+        wakeups = self._wakeups.fileno()
+        piped = True
+        stopped = False
+        while self._status is None and not stopped:
+            for descriptor, _event in self._poll.poll():
                 if descriptor == pipe:
-                    if not self._read(pipe):
-                        poll.unregister(pipe)
-                elif descriptor == self._control.fileno() or signal.SIGTERM in self._wakeups.take():
-                    self._stopped = True
-                    return
-                else:
+                    if not _read(pipe, output):
+                        self._poll.unregister(pipe)
+                        piped = False
+                elif descriptor == wakeups:
+                    self._wakeups.take()
                     kin.reap(self._reaped)
+                else:
+                    stopped = True
+        if piped:
+            self._poll.unregister(pipe)
+        return self._status is not None
 
     def _reaped(self, pid: int, status: int) -> None:
         if pid == self._runner:
             self._status = status
 
-    def _end(self) -> bool:
-        if self._job.identity is not None:
-            return kin.end_all_code(self._reaped, _END_S)
-        return kin.end_descendants((), self._reaped, _END_S)
+    def _end(self) -> None:
+        if not kin.reap(self._reaped):
+            return
+        identity = self._post.identity
+        if identity is None:
+            gone = kin.end_descendants((), self._reaped, _END_S)
+        else:
+            with identity.as_code():
+                gone = kin.end_all_code(self._reaped, _END_S)
+        if not gone:
+            raise OSError("processes of the execution could not be ended")
 
-    def _read(self, pipe: int) -> bool:
-        data = os.read(pipe, _CHUNK)
-        self._output.add(data)
-        return bool(data)
-
-    def _drain(self, pipe: int) -> None:
-        # Nobody is left to write, unless the pipe was smuggled out: then EAGAIN ends this.
-        with contextlib.suppress(BlockingIOError):
-            while self._read(pipe):
-                pass
-        self._output.close()
-
-    def _report(self, problem: str | None) -> None:
-        head, tail = self._output.head, self._output.tail
+    def _report(self, output: Output, *, stopped: bool) -> None:
+        head, tail = output.head, output.tail
         report = {
             "status": self._status,
-            "stopped": self._stopped,
-            "problem": problem,
-            "total": self._output.total,
+            "stopped": stopped,
+            "total": output.total,
             "head": len(head),
             "tail": len(tail),
         }
-        self._control.settimeout(_REPORT_S)
-        self._control.sendall(json.dumps(report).encode() + b"\n" + head + tail)
+        message = json.dumps(report).encode() + b"\n" + head + tail
+        for start in range(0, len(message), _CHUNK):
+            self._post.control.send(message[start : start + _CHUNK])
 
 
-def supervise(job: Job, control: socket.socket, channel: socket.socket, claim: set[int], zygote: int) -> NoReturn:
-    """Be the supervisor of a job, in a fresh fork of the zygote (a process id); never returns.
-
-    The descriptors of `claim` stay open: they hold the user ids.
-    """
+def supervise(post: Post, kept: set[int]) -> NoReturn:
+    """Be a supervisor, in a fresh fork of the zygote; never returns. The descriptors of `kept` stay open."""
     status = 1
     try:
         signal.set_wakeup_fd(-1)
-        kernel.close_all_but({control.fileno(), channel.fileno(), *claim})
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        kernel.close_all_but({post.control.fileno(), post.leash, *kept})
         kernel.adopt_orphans()
-        Supervisor(job, control).run(channel, zygote)
+        if post.identity is not None:
+            post.identity.become_keeper()
+        # The change of user id may have taken this back.
+        kernel.forbid_inspection()
+        post.control.settimeout(_REPORT_S)
+        Supervisor(post).serve()
         status = 0
     except BaseException as error:
-        tell_problem(control, f"the supervisor failed: {error!r}")
+        tell_problem(post.control, f"the supervisor failed: {error!r}")
         raise
     finally:
         os._exit(status)
 
 
 def tell_problem(control: socket.socket, problem: str) -> None:
-    """Report to the daemon that an execution could not be had."""
+    """Tell the daemon that there is no supervisor (any more)."""
     with contextlib.suppress(OSError):
-        control.sendall(json.dumps({"problem": problem}).encode() + b"\n")
+        control.send(json.dumps({"problem": problem}).encode() + b"\n")
+
+
+def _read(pipe: int, output: Output) -> bool:
+    data = os.read(pipe, _CHUNK)
+    output.add(data)
+    return bool(data)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.abc
 import importlib.machinery
-import sys
 import types
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,33 +22,31 @@ class _ToolModule(types.ModuleType):
         return getattr(self, self.__name__)(*args, **kwargs)
 
 
-class _ToolImporter(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds the modules that policies believe the tools to be in, after every real module."""
+class ToolImporter(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds the modules that policies believe the tools to be in; to be asked after every real module."""
 
-    def __init__(self, functions: dict[str, Callable[..., Any]]) -> None:
-        self._modules: dict[str, types.ModuleType] = {
-            name: _ToolModule(name, function) for name, function in functions.items()
-        }
-        self._modules["tools"] = tools = types.ModuleType("tools")
-        vars(tools).update(functions, ToolError=ToolError)
+    def __init__(self) -> None:
+        self._functions: dict[str, Callable[..., Any]] = {}
+
+    def offer(self, channel: Channel, names: Sequence[str]) -> dict[str, Any]:
+        """Make these tools importable and no others; what belongs into the globals of the code."""
+        self._functions = {name: _function(channel, name) for name in names}
+        return {**self._functions, "ToolError": ToolError}
 
     def find_spec(self, fullname: str, *_: object) -> importlib.machinery.ModuleSpec | None:
-        if fullname not in self._modules:
+        if fullname != "tools" and fullname not in self._functions:
             return None
         return importlib.machinery.ModuleSpec(fullname, self)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType | None:
-        return self._modules[spec.name]
+        if spec.name in self._functions:
+            return _ToolModule(spec.name, self._functions[spec.name])
+        tools = types.ModuleType("tools")
+        vars(tools).update(self._functions, ToolError=ToolError)
+        return tools
 
     def exec_module(self, module: types.ModuleType) -> None:
         """The module is complete as it was created."""
-
-
-def install_tools(channel: Channel, names: Sequence[str]) -> dict[str, Any]:
-    """Make tools importable; what belongs into the globals of the code."""
-    functions = {name: _function(channel, name) for name in names}
-    sys.meta_path.append(_ToolImporter(functions))
-    return {**functions, "ToolError": ToolError}
 
 
 def _function(channel: Channel, name: str) -> Callable[..., Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import secrets
 import stat
 import time
 from collections.abc import Iterator
@@ -60,10 +59,11 @@ def make_readable(folder: int, seconds: float) -> None:
 
 
 def empty(folder: int, seconds: float) -> None:
-    """Remove what is in a folder, however deep; what is left after so many seconds stays."""
+    """Remove what is in a folder, however deep, and open it to its owner; after so many seconds the rest stays."""
     deadline = time.monotonic() + seconds
-    fresh = (f"{secrets.token_hex(8)}-{number}" for number in itertools.count())
+    fresh = (f"{os.urandom(8).hex()}-{number}" for number in itertools.count())
     with contextlib.suppress(OSError):
+        os.fchmod(folder, stat.S_IRWXU)
         while True:
             with os.scandir(folder) as entries:
                 found = list(entries)

@@ -1,0 +1,168 @@
+"""The daemon's end of a supervisor: giving it executions, and knowing when nothing is left of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import orjson
+
+from runtime.errors import InfrastructureError
+from runtime.sandbox.report import Report
+from runtime.sandbox.zygote import ZygoteHandle, socket_pair
+from store.jsontypes import JsonValue
+
+# A report of more than its output is no report.
+_MAX_HEADER = 4096
+_PACKET = 1 << 16
+# A supervisor that had nothing to do for so long gives its memory back.
+_IDLE_S = 60.0
+_LEAVE_S = 8.0
+
+
+class SupervisorHandle:
+    """A supervisor, which runs the executions of a workspace.
+
+    An execution is `over` when nothing of it is left: with its report, else when the other end of the control socket
+    closes, as it also does when the supervisor is `gone`.
+    """
+
+    def __init__(self, zygote: ZygoteHandle, number: int, workspace: Path, control: socket.socket) -> None:
+        self.workspace = workspace
+        self._zygote = zygote
+        self.report: Report | None = None
+        self.over = anyio.Event()
+        self.gone = anyio.Event()
+        self._number = number
+        self._control = control
+        self._data = bytearray()
+        self._room = _MAX_HEADER
+        self._ended: Callable[[], None] | None = None
+        self._idle: asyncio.TimerHandle | None = None
+        self._retired = False
+        asyncio.get_running_loop().add_reader(control.fileno(), self._readable)
+
+    @classmethod
+    async def start(cls, zygote: ZygoteHandle, number: int, *, slot: int, workspace: Path) -> SupervisorHandle:
+        """Have a zygote fork a supervisor; of those before in its slot nothing may be left.
+
+        Raises:
+            InfrastructureError: the zygote is dead or does not listen, or there are too many open files.
+        """
+        near, far = socket_pair(socket.SOCK_SEQPACKET)
+        try:
+            with far:
+                request: dict[str, JsonValue] = {"supervisor": number, "slot": slot, "workspace": str(workspace)}
+                await zygote.fork(request, far)
+        except BaseException:
+            near.close()
+            raise
+        return cls(zygote, number, workspace, near)
+
+    @property
+    def serving(self) -> bool:
+        """Whether it can be given an execution."""
+        return not (self._retired or self.gone.is_set() or self._zygote.dead)
+
+    def begin(
+        self, job: dict[str, JsonValue], channel: socket.socket, output_bytes: int, ended: Callable[[], None]
+    ) -> None:
+        """Give it an execution, with the far end of the runner's channel; a function is called when that is over.
+
+        Raises:
+            InfrastructureError: it takes none.
+        """
+        self._wake()
+        self._data.clear()
+        self._room = output_bytes + _MAX_HEADER
+        self._ended = ended
+        self.report = None
+        self.over = anyio.Event()
+        try:
+            socket.send_fds(self._control, [orjson.dumps(job)], [channel.fileno()])
+        except OSError as error:
+            raise InfrastructureError(f"the sandbox's supervisor takes no more work: {error!r}") from error
+
+    def stop(self) -> None:
+        """Have the execution ended now."""
+        if not self.over.is_set():
+            with contextlib.suppress(OSError):  # it is gone, which the next read tells
+                self._control.send(b"stop")
+
+    def kill(self) -> None:
+        """Have the zygote kill it, because it does not answer, and end what that leaves behind."""
+        self._retired = True
+        self._zygote.kill_supervisor(self._number)
+
+    def rest(self) -> None:
+        """It has nothing to do; after a time without work it is let go."""
+        if self.serving:
+            self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self.retire)
+
+    def retire(self) -> None:
+        """Let go of it, between executions."""
+        if self.serving:
+            self._retired = True
+            self._control.shutdown(socket.SHUT_WR)
+
+    async def leave(self) -> None:
+        """Let go of it, and wait until it is gone.
+
+        Raises:
+            InfrastructureError: it stays.
+        """
+        self.retire()
+        with anyio.move_on_after(_LEAVE_S):
+            await self.gone.wait()
+            return
+        self.kill()
+        raise InfrastructureError(f"a supervisor of the sandbox did not end within {_LEAVE_S:g} s")
+
+    def close(self) -> None:
+        """Forget it, because its zygote has ended."""
+        self._lose()
+
+    def _readable(self) -> None:
+        try:
+            data = self._control.recv(_PACKET)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._lose()
+        elif not self._retired:
+            self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        self._data += data
+        if len(self._data) > self._room:
+            self.kill()
+            return
+        self.report = Report.parse(bytes(self._data))
+        if self.report is not None and self.report.problem is None:
+            self._finish()
+
+    def _lose(self) -> None:
+        if self.gone.is_set():
+            return
+        asyncio.get_running_loop().remove_reader(self._control.fileno())
+        self._control.close()
+        self._wake()
+        self.gone.set()
+        self._finish()
+
+    def _finish(self) -> None:
+        self.over.set()
+        if self._ended is not None:
+            self._ended()
+            self._ended = None
+
+    def _wake(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
