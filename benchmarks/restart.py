@@ -219,7 +219,8 @@ async def start(folder: Path, models: Models, *, beside: list[list[str]] | None 
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        # Bytecode is kept, as after an installation, so that only the first of the starts compiles anything.
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONDONTWRITEBYTECODE": ""},
     )
     try:
         with anyio.fail_after(120):

@@ -35,7 +35,7 @@ Write: TypeAlias = Callable[[Transaction], T]
 CommitListener: TypeAlias = Callable[[Sequence[Event]], None]
 
 # Longer groups only delay the first of them: the commit's cost is long since spread thin.
-_GROUP = 256
+_GROUP = 512
 # Results given out in one round of the loop: what is done with each takes up to a millisecond.
 _HAND_OUT = 16
 _SOURCE = "writer"
