@@ -36,8 +36,10 @@ CommitListener: TypeAlias = Callable[[Sequence[Event]], None]
 
 # Longer groups only delay the first of them: the commit's cost is long since spread thin.
 _GROUP = 512
-# Results given out in one round of the loop: what is done with each takes up to a millisecond.
-_HAND_OUT = 16
+# Results are given out in rounds of the loop of about this many seconds, since what is done with one takes from some
+# microseconds to some milliseconds: a burst must not hold up the loop, nor its rounds cost more than the results.
+_ROUND_S = 0.005
+_MOST_AT_ONCE = 256
 _SOURCE = "writer"
 
 
@@ -84,6 +86,7 @@ class Writer:
         self._final: StorageError | None = None
         self._in_place: tuple[tuple[int, int], ...] = ()
         self._finished: deque[_Pending[Any]] = deque()
+        self._at_once = 1
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
 
     async def start(self) -> None:
@@ -243,9 +246,13 @@ class Writer:
             self._loop.call_soon(self._hand_out)
         self._finished.extend(group)
 
-    def _hand_out(self) -> None:
-        """Give out some results, and the rest in the loop's next rounds: all at once would hold it up."""
-        for _ in range(min(_HAND_OUT, len(self._finished))):
+    def _hand_out(self, before: float | None = None) -> None:
+        """Give out some results, and the rest in the loop's next rounds; `before` is the time of the round before."""
+        now = self._loop.time()
+        if before is not None:
+            took_long = now - before > _ROUND_S
+            self._at_once = max(1, self._at_once // 2) if took_long else min(_MOST_AT_ONCE, self._at_once * 2)
+        for _ in range(min(self._at_once, len(self._finished))):
             pending = self._finished.popleft()
             if pending.waiter.cancelled():
                 continue
@@ -254,4 +261,4 @@ class Writer:
             else:
                 pending.waiter.set_result(pending.result)
         if self._finished:
-            self._loop.call_soon(self._hand_out)
+            self._loop.call_soon(self._hand_out, now)
