@@ -260,7 +260,7 @@ class Database(Reader):
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             with anyio.CancelScope(shield=True):
-                await asyncio.wait([future])
+                await future  # which raises what the write raised
             raise
 
     def _open_writing(self) -> sqlite3.Connection:

@@ -85,8 +85,8 @@ class Session:
             await channel.write(program)
             message = await channel.read()
         if starting.cancelled_caught:
-            # Most likely somebody has stopped the zygote.
-            self._zygote.destroy()
+            # The supervisor may be busy with a folder of the code's making, which is nobody else's concern.
+            self._supervisor.kill()
             raise InfrastructureError(f"the sandbox did not start the code within {_BEGIN_S:g} s")
         if message is not None and "problem" in message:
             raise InfrastructureError(f"the sandbox did not start the code: {message['problem']}")

@@ -93,7 +93,8 @@ async def test_a_dead_zygote_is_noticed_at_once_and_replaced(workspace: Path, fo
 
 
 async def test_a_zygote_that_does_not_answer_is_replaced(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runtime.sandbox.session._BEGIN_S", 0.5)
+    for wait in ("_BEGIN_S", "_STOP_S", "_MOP_S"):
+        monkeypatch.setattr(f"runtime.sandbox.session.{wait}", 0.5)
     async with ProcessSandbox() as sandbox:
         assert sandbox._zygote is not None
         os.kill(sandbox._zygote._process.pid, signal.SIGSTOP)

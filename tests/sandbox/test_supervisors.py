@@ -5,14 +5,19 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import anyio
 import pytest
 
+from runtime.errors import InfrastructureError
 from runtime.sandbox import Ending, ProcessSandbox
 from runtime.sandbox.child import kin
+from runtime.sandbox.child.output import Output
+from runtime.sandbox.child.supervisor import drain
 from tests.sandbox.conftest import TEST_LIMITS, Run
 
 PARENT = "import os\nprint(os.getppid())"
@@ -118,6 +123,36 @@ async def test_the_limits_of_one_execution_are_not_those_of_the_next(run: Run) -
     assert (await run(code)).output == first.output
 
 
+async def test_flags_of_the_standard_input_are_not_those_of_the_next(run: Run) -> None:
+    code = """
+import fcntl, os
+flags = fcntl.fcntl(0, fcntl.F_GETFL)
+print(flags & os.O_NONBLOCK)
+fcntl.fcntl(0, fcntl.F_SETFL, flags | os.O_NONBLOCK)
+"""
+    assert [(await run(code)).output for _ in range(2)] == ["0\n"] * 2
+
+
+def test_a_supervisor_imports_nothing_from_its_workspace(workspace: Path) -> None:
+    (workspace / "planted.py").write_text("print('imported')")
+    code = """
+import socket, sys
+from runtime.sandbox.child.supervisor import Post, Supervisor
+Supervisor(Post(0, sys.argv[1], socket.socket(), 0, "/nowhere", None))
+import planted
+"""
+    done = subprocess.run([sys.executable, "-c", code, workspace], capture_output=True, text=True, check=False)
+    assert done.stdout == ""
+    assert "ModuleNotFoundError: No module named 'planted'" in done.stderr
+
+
+def test_what_others_write_without_end_does_not_hold_a_supervisor_up() -> None:
+    with Path("/dev/zero").open("rb") as endless:
+        kept = Output(1000)
+        drain(endless.fileno(), kept)
+    assert kept.total > 1 << 20
+
+
 async def test_folders_for_temporary_files_are_empty_and_usable_each_time(run: Run) -> None:
     code = """
 import os, tempfile
@@ -134,6 +169,21 @@ async def test_a_supervisor_that_has_died_is_replaced(narrow: ProcessSandbox, wo
     with anyio.fail_after(10):
         await narrow._supervisors[0].gone.wait()
     assert int(await output(narrow, PARENT, workspace)) != parent
+
+
+async def test_a_supervisor_that_does_not_answer_is_replaced_and_disturbs_no_other(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with ProcessSandbox() as sandbox:
+        await sandbox.ready()
+        parent, zygote = int(await output(sandbox, PARENT, workspace)), sandbox._zygote
+        os.kill(parent, signal.SIGSTOP)
+        with monkeypatch.context() as hurried:
+            hurried.setattr("runtime.sandbox.session._BEGIN_S", 0.2)
+            with pytest.raises(InfrastructureError, match="did not start the code"):
+                await output(sandbox, PARENT, workspace)
+        assert int(await output(sandbox, PARENT, workspace)) != parent
+        assert sandbox._zygote is zygote
 
 
 async def test_a_supervisor_without_work_is_let_go_after_a_while(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,3 +94,17 @@ def test_handing_over_leaves_files_with_a_second_name_to_their_owner(
     assert owners == {"folder": 70_005, "second": 0, "a": 70_005, "file": 70_005, "own": 70_005, "link": 70_005}
     assert (tmp_path / "precious").stat().st_uid == 0
     assert path.stat().st_mode & 0o777 == 0o700
+
+
+def test_memory_is_bounded_however_many_files_a_folder_holds(folder: tuple[Path, int]) -> None:
+    path, descriptor = folder
+    for number in range(10_000):
+        (path / f"file-{number}").touch()
+    tracemalloc.start()
+    try:
+        tree.make_readable(descriptor, 20.0)
+        tree.empty(descriptor, 20.0)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    assert list(path.iterdir()) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
@@ -111,6 +112,43 @@ async def test_a_write_is_committed_although_its_caller_was_cancelled(database: 
         await database.write(begin)
     await database.write(lambda _transaction: None)
     assert await find_run(database, "r") is not None
+
+
+async def test_a_caller_cancelled_while_it_saves_leaves_when_that_is_committed(database: Database) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slowly(transaction: Transaction) -> int:
+        begun.set()
+        go_on.wait(20)
+        return begin(transaction)
+
+    async def save() -> None:
+        try:
+            await database.save(slowly)
+        finally:
+            left.append(True)
+
+    left: list[bool] = []
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(save)
+        await anyio.to_thread.run_sync(begun.wait)
+        tasks.cancel_scope.cancel()
+        with anyio.CancelScope(shield=True):
+            for _ in range(20):  # rounds enough for whoever would not wait
+                await anyio.lowlevel.checkpoint()
+            assert not left
+            go_on.set()
+    assert await find_run(database, "r") is not None
+
+
+async def test_a_save_that_fails_says_so_to_a_caller_that_is_cancelled(database: Database) -> None:
+    def bad(_transaction: Transaction) -> None:
+        raise ValueError("a bad write")
+
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        with pytest.raises(ValueError, match="a bad write"):
+            await database.save(bad)
 
 
 async def test_blob_numbers_of_a_rolled_back_write_are_not_reused(database: Database) -> None:

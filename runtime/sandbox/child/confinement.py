@@ -47,6 +47,8 @@ class Confinement:
         os.setsid()
         os.fchdir(workspace)
         os.nice(_NICENESS)
+        # Flags and locks of what is inherited would be shared with all executions.
+        os.dup2(os.open(os.devnull, os.O_RDWR), 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
         kernel.close_all_but({channel})

@@ -33,6 +33,8 @@ _END_S = 5.0
 _REPORT_S = 30.0
 _CHUNK = 1 << 16
 _MAX_REQUEST = 1 << 16
+# Reads that empty a pipe as large as users without privileges can make one, 1 MiB, and some more.
+_PIPEFULS = 64
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,10 @@ class Supervisor:
         self._runner = 0
         self._status: int | None = None
         self._tools = ToolImporter()
-        # As the code will find them, here and in _start_runner.
+        # As the code will find them, here and in _start_runner. Only the runner has the workspace in its path: what
+        # code left there would be imported with this process's rights.
         os.environ["HOME"] = os.environ["PWD"] = post.workspace
         os.environ["TMPDIR"] = self._scratch
-        sys.path.insert(0, post.workspace)
         sys.meta_path.append(self._tools)
 
     def serve(self) -> None:
@@ -103,10 +105,7 @@ class Supervisor:
         pipe = self._start_runner(job, channel, folders.workspace)
         ended = self._watch(pipe, output)
         self._end()
-        # Nobody is left to write, unless the pipe was smuggled out: then EAGAIN ends this.
-        with contextlib.suppress(BlockingIOError):
-            while _read(pipe, output):
-                pass
+        drain(pipe, output)
         os.close(pipe)
         output.close()
         folders.tidy()
@@ -126,6 +125,7 @@ class Supervisor:
                 confinement.enter(workspace, written, channel.fileno())
             except OSError as error:
                 runner.refuse(channel, f"the execution could not be confined: {error}")
+            sys.path.insert(0, self._post.workspace)
             runner.run(channel, vars(main))
         os.close(written)
         channel.close()
@@ -208,6 +208,14 @@ def tell_problem(control: socket.socket, problem: str) -> None:
     """Tell the daemon that there is no supervisor (any more)."""
     with contextlib.suppress(OSError):
         control.send(json.dumps({"problem": problem}).encode() + b"\n")
+
+
+def drain(pipe: int, output: Output) -> None:
+    """Take what is left in a pipe that does not block, though its other end may have been smuggled to a writer."""
+    with contextlib.suppress(BlockingIOError):
+        for _ in range(_PIPEFULS):
+            if not _read(pipe, output):
+                return
 
 
 def _read(pipe: int, output: Output) -> bool:

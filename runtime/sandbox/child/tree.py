@@ -13,8 +13,9 @@ import stat
 import time
 from collections.abc import Iterator
 
-# Deeper than this a folder is left alone: each level costs a descriptor.
+# Deeper than this a folder is left alone: each level costs two descriptors.
 _DEEPEST = 200
+_BATCH = 1024
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -65,8 +66,9 @@ def empty(folder: int, seconds: float) -> None:
     with contextlib.suppress(OSError):
         os.fchmod(folder, stat.S_IRWXU)
         while True:
+            # A folder may hold more entries than memory.
             with os.scandir(folder) as entries:
-                found = list(entries)
+                found = list(itertools.islice(entries, _BATCH))
             for entry in found:
                 if time.monotonic() > deadline:
                     return
@@ -99,17 +101,16 @@ def _dissolve(name: str, top: int, fresh: Iterator[str]) -> None:
 def _walk(folder: int, depth: int = 0, *, opening: bool = False) -> Iterator[tuple[os.DirEntry[str], int]]:
     """All below a folder, each with the descriptor of the folder it is in; `opening` those closed to their owner."""
     with os.scandir(folder) as entries:
-        found = list(entries)
-    for entry in found:
-        yield entry, folder
-        if depth >= _DEEPEST or not entry.is_dir(follow_symlinks=False):
-            continue
-        if opening:
-            mode = entry.stat(follow_symlinks=False).st_mode
-            if mode & stat.S_IRWXU != stat.S_IRWXU:
-                os.chmod(entry.name, stat.S_IMODE(mode) | stat.S_IRWXU, dir_fd=folder)
-        below = os.open(entry.name, _FOLDER, dir_fd=folder)
-        try:
-            yield from _walk(below, depth + 1, opening=opening)
-        finally:
-            os.close(below)
+        for entry in entries:
+            yield entry, folder
+            if depth >= _DEEPEST or not entry.is_dir(follow_symlinks=False):
+                continue
+            if opening:
+                mode = entry.stat(follow_symlinks=False).st_mode
+                if mode & stat.S_IRWXU != stat.S_IRWXU:
+                    os.chmod(entry.name, stat.S_IMODE(mode) | stat.S_IRWXU, dir_fd=folder)
+            below = os.open(entry.name, _FOLDER, dir_fd=folder)
+            try:
+                yield from _walk(below, depth + 1, opening=opening)
+            finally:
+                os.close(below)
