@@ -96,6 +96,7 @@ async def test_a_zygote_that_does_not_answer_is_replaced(workspace: Path, monkey
     for wait in ("_BEGIN_S", "_STOP_S", "_MOP_S"):
         monkeypatch.setattr(f"runtime.sandbox.session.{wait}", 0.5)
     async with ProcessSandbox() as sandbox:
+        await sandbox.ready()
         assert sandbox._zygote is not None
         os.kill(sandbox._zygote._process.pid, signal.SIGSTOP)
         with pytest.raises(InfrastructureError):
