@@ -126,7 +126,12 @@ class ProcessSandbox:
         if workspace in self._homes:
             return self._homes[workspace]
         first = self._zygote.first_uid if self._zygote is not None else None
-        return -1 if first is None else (workspace.stat().st_gid - first) // 2
+        if first is None:
+            return -1
+        try:
+            return (workspace.stat().st_gid - first) // 2
+        except OSError as error:  # it was there before we waited for a place
+            raise InfrastructureError(f"there is no workspace {workspace}: {error}") from error
 
     @property
     def _started_on(self) -> Footing:

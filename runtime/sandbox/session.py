@@ -84,6 +84,8 @@ class Session:
         with anyio.move_on_after(_BEGIN_S) as starting:
             await channel.write(program)
             message = await channel.read()
+            if message is None:
+                await self._supervisor.over.wait()
         if starting.cancelled_caught:
             # The supervisor may be busy with a folder of the code's making, which is nobody else's concern.
             self._supervisor.kill()

@@ -423,3 +423,29 @@ async def test_a_workspace_below_a_closed_folder_is_a_mistake_of_the_configurati
         await anyio.Path(folder).chmod(mode)
     with pytest.raises(ConfigError, match="closed is closed to other users"):
         await sandbox.run("pass", workspace=workspace / "closed/open", tools={}, limits=TEST_LIMITS)
+
+
+async def test_a_workspace_that_goes_while_it_waits_for_a_place_is_told(folders: Callable[[], Path]) -> None:
+    began, end = anyio.Event(), anyio.Event()
+    first, second = folders(), folders()
+
+    async def hold() -> None:
+        began.set()
+        await end.wait()
+
+    async with ProcessSandbox(slots=1) as sandbox, anyio.create_task_group() as tasks:
+        await sandbox.ready()
+
+        async def occupy() -> None:
+            await sandbox.run("hold()", workspace=first, tools={"hold": hold}, limits=TEST_LIMITS)
+
+        async def wait() -> None:
+            with pytest.raises(InfrastructureError):
+                await sandbox.run("pass", workspace=second, tools={}, limits=TEST_LIMITS)
+
+        tasks.start_soon(occupy)
+        await began.wait()
+        tasks.start_soon(wait)
+        await anyio.wait_all_tasks_blocked()
+        second.rmdir()
+        end.set()

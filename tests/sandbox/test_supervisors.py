@@ -171,6 +171,33 @@ async def test_a_supervisor_that_has_died_is_replaced(narrow: ProcessSandbox, wo
     assert int(await output(narrow, PARENT, workspace)) != parent
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root's code cannot limit its supervisor")
+async def test_code_that_leaves_its_supervisor_no_descriptors_holds_nobody_up(
+    narrow: ProcessSandbox, workspace: Path
+) -> None:
+    await output(
+        narrow, "import os, resource\nresource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (3, 3))", workspace
+    )
+    with anyio.fail_after(20), pytest.raises(InfrastructureError):
+        await output(narrow, PARENT, workspace)
+    assert await output(narrow, PARENT, workspace)
+
+
+def test_a_supervisor_fails_that_got_no_descriptor_with_its_request() -> None:
+    code = """
+import os, socket
+from runtime.sandbox.child.supervisor import Post, Supervisor
+near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+leash, held = os.pipe()
+for request in (b"stop", b"{}"):
+    near.send(request)
+near.close()
+Supervisor(Post(0, "/nowhere", far, leash, "/nowhere", None)).serve()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "no descriptor was left" in done.stderr
+
+
 async def test_a_supervisor_that_does_not_answer_is_replaced_and_disturbs_no_other(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

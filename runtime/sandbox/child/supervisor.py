@@ -94,9 +94,12 @@ class Supervisor:
                 message, descriptors, _flags, _address = socket.recv_fds(control, _MAX_REQUEST, 1)
                 if not message:
                     return None
-                # Without a channel it is the word to stop, of an execution that has ended meanwhile.
-                if descriptors:
-                    return Job.parse(json.loads(message)), Channel(socket.socket(fileno=descriptors[0]))
+                # Of an execution that has ended meanwhile.
+                if message == b"stop":
+                    continue
+                if not descriptors:
+                    raise OSError("no descriptor was left for the channel of an execution")
+                return Job.parse(json.loads(message)), Channel(socket.socket(fileno=descriptors[0]))
 
     def _run(self, job: Job, channel: Channel) -> None:
         """See an execution through. What can be prepared is prepared here: a fresh fork pays more for it."""
