@@ -52,8 +52,8 @@ class Findings:
 
     @property
     def supervisor_lost(self) -> bool:
-        """Whether the supervisor was ended from outside before it saw the code end."""
-        return self.claim is None and (self.report is None or self.report.stopped)
+        """Whether the supervisor was ended from outside before it saw the code end, or before it could say so."""
+        return self.report is None or (self.claim is None and self.report.stopped)
 
     def execution(self, seconds: float, *, may_kill_supervisor: bool) -> Execution:
         """How it ended.

@@ -63,3 +63,9 @@ def test_a_problem_of_the_supervisor_is_no_evidence() -> None:
 def test_a_runner_may_not_claim_just_anything(message: dict[str, JsonValue]) -> None:
     with pytest.raises(ProtocolError):
         Claim.parse(message)
+
+
+@pytest.mark.parametrize("claim", [None, COMPLETED])
+def test_without_a_report_the_supervisor_is_lost_whatever_the_runner_claimed(claim: Claim | None) -> None:
+    assert Findings(claim=claim).supervisor_lost
+    assert not Findings(claim=claim, report=Report(status=0)).supervisor_lost
