@@ -17,6 +17,7 @@ from pathlib import Path
 
 import orjson
 
+from runtime.logs import configure_logs
 from runtime.machine import collect_garbage_seldom
 
 ROUNDS = 3
@@ -175,6 +176,7 @@ def run_alone(measure: Callable[[], list[Figure]], description: str | None) -> N
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--check", action="store_true", help="exit with 1 when a target is missed")
     options = parser.parse_args()
+    configure_logs("warning")  # to stderr: standard output is the figures' alone
     collect_garbage_seldom()  # as a daemon does, for whatever is measured here
     figures = measure()
     report(figures, as_json=options.json)
