@@ -437,6 +437,18 @@ async def test_a_task_of_higher_priority_passes_those_that_are_being_read(
 
 
 @contextlib.asynccontextmanager
+async def working(folder: Path, bus: Bus, handler: Scripted, *, tasks: int) -> AsyncIterator[Database]:
+    """A database with so many tasks, which the bus hands to a handler while the block runs."""
+    async with opened(folder, bus) as database, anyio.create_task_group() as group:
+        run = await begin(database)
+        await database.write(lambda t: submit(t, run, tasks))
+        group.start_soon(bus.run, database, [handler])
+        with anyio.fail_after(DEADLINE_S):
+            yield database
+        group.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
 async def one_at_work(
     folder: Path, bus: Bus, ending: Callable[[], None]
 ) -> AsyncIterator[tuple[Database, anyio.Event]]:
@@ -452,14 +464,9 @@ async def one_at_work(
             ending()
         return nothing_more
 
-    async with opened(folder, bus) as database, anyio.create_task_group() as tasks:
-        run = await begin(database)
-        await database.write(lambda t: submit(t, run, 1))
-        tasks.start_soon(bus.run, database, [Scripted(react)])
-        with anyio.fail_after(DEADLINE_S):
-            await begun.wait()
-            yield database, go_on
-        tasks.cancel_scope.cancel()
+    async with working(folder, bus, Scripted(react), tasks=1) as database:
+        await begun.wait()
+        yield database, go_on
 
 
 async def test_a_run_that_is_taken_up_again_while_its_work_is_still_let_go_of_goes_on(tmp_path: Path) -> None:
@@ -493,21 +500,19 @@ async def test_work_that_is_done_again_finds_what_was_in_line_for_its_commit(tmp
             await anyio.lowlevel.checkpoint()
         return nothing_more
 
-    async with opened(tmp_path, bus) as database, anyio.create_task_group() as tasks:
-        run = await begin(database)
-        await database.write(lambda t: submit(t, run, 1))
-        tasks.start_soon(bus.run, database, [Scripted(react)])
-        with anyio.fail_after(DEADLINE_S):
-            await begun.wait()
-            tasks.start_soon(lambda: bus.withdraw(run=1))
-            await anyio.wait_all_tasks_blocked()
-            bus.admit([1])
-            go_on.set()
-            for _ in range(50):  # time enough for whoever would not wait
-                await database.fetch("SELECT 1")
-            gate.set()
-            await bus.wait_until_drained(database)
-        tasks.cancel_scope.cancel()
+    async with (
+        working(tmp_path, bus, Scripted(react), tasks=1) as database,
+        anyio.create_task_group() as tasks,
+    ):
+        await begun.wait()
+        tasks.start_soon(lambda: bus.withdraw(run=1))
+        await anyio.wait_all_tasks_blocked()
+        bus.admit([1])
+        go_on.set()
+        for _ in range(50):  # time enough for whoever would not wait
+            await database.fetch("SELECT 1")
+        gate.set()
+        await bus.wait_until_drained(database)
     assert found == [0, 1]
 
 
@@ -542,17 +547,12 @@ async def test_a_worker_whose_deliveries_are_withdrawn_goes_on_with_those_of_oth
         return nothing_more
 
     handler = Scripted(react, workers=1)
-    async with opened(tmp_path, bus) as database, anyio.create_task_group() as tasks:
-        run = await begin(database)
-        await database.write(lambda t: submit(t, run, 5))
-        tasks.start_soon(bus.run, database, [handler])
-        with anyio.fail_after(DEADLINE_S):
-            for task, event in enumerate(begun, start=1):
-                await event.wait()
-                assert [work.event.task for work in bus.at_work] == [task]
-                await bus.withdraw(task=task)
-            while len(handled) < 2:  # noqa: ASYNC110 - the handler has no event for us
-                await anyio.sleep(0.01)
-        tasks.cancel_scope.cancel()
+    async with working(tmp_path, bus, handler, tasks=5):
+        for task, event in enumerate(begun, start=1):
+            await event.wait()
+            assert [work.event.task for work in bus.at_work] == [task]
+            await bus.withdraw(task=task)
+        while len(handled) < 2:  # noqa: ASYNC110 - the handler has no event for us
+            await anyio.sleep(0.01)
     assert handled == [4, 5]
     assert not bus.at_work
