@@ -93,7 +93,7 @@ class Workspace:
         free = free_bytes(self.path)
         if free is not None and free < _ROOM_BYTES:
             raise InfrastructureError("the disk was full when the code of a step ran, so that nothing of it counts")
-        # Most steps leave no file, and one look at an empty folder takes less time than handing it to a thread.
+        # Most steps leave no file, and one look at an empty folder, too, takes less time than a thread.
         return Capture() if _is_empty(self.path) else await anyio.to_thread.run_sync(self._capture)
 
     async def restore(self, reader: Reader, manifest_blob: int | None) -> None:
@@ -190,12 +190,23 @@ class Workspaces:
         path = self._root / name
         self._open.add(name)
         try:
-            await anyio.to_thread.run_sync(_make_anew, path)
+            if not _is_done(path.mkdir):
+                await anyio.to_thread.run_sync(_make_anew, path)
             yield Workspace(path, self._limits)
         finally:
-            with anyio.CancelScope(shield=True, deadline=anyio.current_time() + _REMOVE_DEADLINE_S):
-                await anyio.to_thread.run_sync(_try_to_remove, path)
+            if not _is_done(path.rmdir):
+                with anyio.CancelScope(shield=True, deadline=anyio.current_time() + _REMOVE_DEADLINE_S):
+                    await anyio.to_thread.run_sync(_try_to_remove, path)
             self._open.discard(name)
+
+
+def _is_done(change: Callable[[], None]) -> bool:
+    """Whether one change of the file system succeeds, which takes less time than handing it to a thread."""
+    try:
+        change()
+    except OSError:
+        return False
+    return True
 
 
 async def _load(reader: Reader, blob: int) -> bytes:
