@@ -128,15 +128,23 @@ class _Fence:
     content: list[str] = field(default_factory=list)
     closed: bool = False
 
-    def take(self, line: str) -> None:
-        """Adds the next line of the reply, which may be the closing one."""
-        if "```" in line and (closing := _CLOSING.fullmatch(line)) and len(closing[1]) >= self.length:
-            self.closed = True
-            return
-        if self.indent:
-            leading = len(line) - len(line.lstrip(" "))
-            line = line[min(leading, self.indent) :]
-        self.content.append(line)
+    def ends_at(self, line: str) -> bool:
+        """Whether a line of the block is its closing one."""
+        closing = _CLOSING.fullmatch(line)
+        return closing is not None and len(closing[1]) >= self.length
+
+    def take(self, lines: Sequence[str]) -> int:
+        """Take the content from a reply's lines; the number of the first line behind the block."""
+        rest = range(self.line + 1, len(lines))
+        end = next((number for number in rest if "```" in lines[number] and self.ends_at(lines[number])), len(lines))
+        self.closed = end < len(lines)
+        content = lines[self.line + 1 : end]
+        self.content = list(map(self._unindented, content)) if self.indent else list(content)
+        return end + 1
+
+    def _unindented(self, line: str) -> str:
+        leading = len(line) - len(line.lstrip(" "))
+        return line[min(leading, self.indent) :]
 
 
 @dataclass(slots=True)
@@ -231,9 +239,8 @@ def _stray_end(text: str) -> int:
             fence = None
         if fence is None:
             fence = _opened(rest, 0)
-        else:
-            fence.take(rest)
-            fence = None if fence.closed else fence
+        elif fence.ends_at(rest):
+            fence = None
         start += len(line) + 1
     return end
 
@@ -265,29 +272,29 @@ def _scan(lines: Sequence[str]) -> tuple[list[_Section], int | None]:
     """The sections of a reply, and the line of the first `<|python_tag|>` outside fences."""
     sections = [_Section(0, is_code=False)]
     tag_line: int | None = None
-    fence: _Fence | None = None
-    for number, line in enumerate(lines):
-        if fence is not None:
-            fence.take(line)
-            fence = None if fence.closed else fence
-            continue
+    number = 0
+    while number < len(lines):
+        line, here = lines[number], number
+        number += 1
         is_label, is_code, rest = _label(line)
         if is_label:
-            sections.append(_Section(number, is_code))
-        fence = _opened(rest, number)
+            sections.append(_Section(here, is_code))
+        fence = _opened(rest, here)
         if fence is not None:
             sections[-1].fences.append(fence)
+            number = fence.take(lines)
         elif tag_line is None and _PYTHON_TAG in rest:
             # What stands before the tag becomes the thought's last line, which must not open a fence there.
-            opens = _opened(rest.partition(_PYTHON_TAG)[0].rstrip(), number)
-            tag_line = number if opens is None else None
+            opens = _opened(rest.partition(_PYTHON_TAG)[0].rstrip(), here)
+            tag_line = here if opens is None else None
     return sections, tag_line
 
 
 def _trimmed(lines: Sequence[str]) -> str:
     """The lines without blank ones at either end; indentation stays, as it is part of a program."""
-    kept = [number for number, line in enumerate(lines) if line.strip()]
-    return "\n".join(lines[kept[0] : kept[-1] + 1]) if kept else ""
+    first = next((number for number, line in enumerate(lines) if line.strip()), len(lines))
+    last = next((number for number in reversed(range(len(lines))) if lines[number].strip()), first)
+    return "\n".join(lines[first : last + 1])
 
 
 def _tagged(lines: Sequence[str], number: int) -> Reply:
