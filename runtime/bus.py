@@ -21,6 +21,7 @@ from typing import TypeVar
 
 import anyio
 
+from runtime.clock import loop_time
 from runtime.errors import BudgetSpentError, InfrastructureError
 from runtime.handler import Handler
 from runtime.lines import Line
@@ -241,7 +242,7 @@ class Bus:
         """Take a delivery and see it through, unless it is withdrawn by cancelling the scope."""
         delivery = await line.take()
         event = delivery.event
-        work = AtWork(line.handler.name, event, anyio.current_time(), scope)
+        work = AtWork(line.handler.name, event, loop_time(), scope)
         self._at_work.add(work)
         try:
             if event.run in self._runs and event.task not in self._withdrawn_tasks:

@@ -1,8 +1,12 @@
-"""Times as people read them."""
+"""The event loop's clock, and times as people read them."""
 
 from __future__ import annotations
 
+import time
 from datetime import datetime
+
+loop_time = time.monotonic
+"""Seconds on asyncio's clock, to which deadlines are set; `anyio.current_time` finds out first which loop asks."""
 
 
 def clock_time(when: float) -> str:

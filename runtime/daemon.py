@@ -13,6 +13,7 @@ import anyio
 
 from runtime.agents.main.agent import MainAgent, load_prompts
 from runtime.bus import Bus, Retries, Watcher
+from runtime.clock import loop_time
 from runtime.config.settings import Settings
 from runtime.control import LocalControl
 from runtime.errors import ConfigError
@@ -208,13 +209,13 @@ async def _enter(stack: contextlib.AsyncExitStack, database: Database) -> None:
     Raises:
         DataLockedError: another process works on the data directory.
     """
-    until = anyio.current_time() + _LOCK_WAIT_S
+    until = loop_time() + _LOCK_WAIT_S
     while True:
         try:
             await stack.enter_async_context(database)
         except DataLockedError as error:
             notice = read_notice(database.directory)
-            if (notice is not None and notice.pid == error.pid) or anyio.current_time() >= until:
+            if (notice is not None and notice.pid == error.pid) or loop_time() >= until:
                 raise
         else:
             return

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import anyio
 
+from runtime.clock import loop_time
+
 _EVERY_S = 0.05
 _KEPT_S = 60.0
 
@@ -33,9 +35,9 @@ class LagMeter:
     async def run(self) -> None:
         """Measure until cancelled."""
         while True:
-            due = anyio.current_time() + _EVERY_S
+            due = loop_time() + _EVERY_S
             await anyio.sleep_until(due)
-            self._delays.append(max(0.0, anyio.current_time() - due))
+            self._delays.append(max(0.0, loop_time() - due))
 
     def read(self) -> Lag | None:
         """The figures; None before the first."""

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 import anyio
 from anyio.abc import TaskStatus
 
+from runtime.clock import loop_time
 from runtime.models.journal import Asking
 
 _FIRST_REPORT_S = 1.0
@@ -107,7 +108,7 @@ async def staged_stop(stop: Stop) -> AsyncIterator[None]:
 
 def described(awaited: Collection[Asking]) -> str:
     """Calls that are waited for, the oldest first, with their ages."""
-    now = anyio.current_time()
+    now = loop_time()
     oldest = sorted(awaited, key=lambda asking: asking.since)
     names = [f"{asking.what} ({now - asking.since:.0f} s)" for asking in oldest[:_NAMED]]
     more = [f"{len(oldest) - _NAMED} more"] if len(oldest) > _NAMED else []

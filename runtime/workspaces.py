@@ -19,6 +19,7 @@ from typing import TypeVar
 
 import anyio
 
+from runtime.clock import loop_time
 from runtime.errors import ConfigError, CsoError, InfrastructureError
 from runtime.logs import get_logger
 from runtime.sandbox import closed_folder
@@ -195,7 +196,7 @@ class Workspaces:
             yield Workspace(path, self._limits)
         finally:
             if not _is_done(path.rmdir):
-                with anyio.CancelScope(shield=True, deadline=anyio.current_time() + _REMOVE_DEADLINE_S):
+                with anyio.CancelScope(shield=True, deadline=loop_time() + _REMOVE_DEADLINE_S):
                     await anyio.to_thread.run_sync(_try_to_remove, path)
             self._open.discard(name)
 

@@ -7,10 +7,10 @@ import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 
-import anyio
 import orjson
 
 from runtime.api.counts import Counts
+from runtime.clock import loop_time
 from runtime.daemon import Daemon
 from runtime.lag import LagMeter
 from runtime.models.pool import Pool
@@ -84,7 +84,7 @@ def _endpoint(pool: Pool) -> dict[str, JsonValue]:
 async def _at_work(daemon: Daemon) -> dict[str, JsonValue]:
     """Deliveries in work: how many by handler, and the oldest of them with their tasks."""
     work = sorted(daemon.bus.at_work, key=lambda one: one.since)
-    now = anyio.current_time()
+    now = loop_time()
     oldest = work[:_NAMED]
     names = await _task_names(daemon.database, [one.event.task for one in oldest if one.event.task is not None])
     return {

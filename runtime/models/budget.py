@@ -10,9 +10,8 @@ and by how far calls differ from their mean.
 
 from __future__ import annotations
 
-import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import anyio
@@ -72,6 +71,26 @@ class _Account:
         bought = self.bought
         tokens = event.prompt_tokens + event.completion_tokens
         self.bought = Bought(bought.calls + 1, bought.tokens + tokens, bought.micros + (event.cost or 0))
+
+
+class Purchase:
+    """A call on its way, until its block is left."""
+
+    __slots__ = ("_run", "_task", "_wake")
+
+    def __init__(self, run: _Account, task: _Account, wake: Callable[[], None]) -> None:
+        self._run, self._task, self._wake = run, task, wake
+        run.open += 1
+        task.open += 1
+
+    def __enter__(self) -> None:
+        """Begin the call, which counts already."""
+
+    def __exit__(self, *exc_info: object) -> None:
+        """The call has ended, with a reply or without."""
+        self._run.open -= 1
+        self._task.open -= 1
+        self._wake()
 
 
 class Budget:
@@ -149,9 +168,8 @@ class Budget:
         """The unfinished tasks that have reached a cap of their own."""
         return [number for number, task in self._tasks.items() if self._task_caps.reached(task.bought) is not None]
 
-    @contextlib.asynccontextmanager
-    async def purchase(self, *, run: int, task: int, ends_step: bool) -> AsyncIterator[None]:
-        """Make a call in the block, once it is likely to fit.
+    async def purchase(self, *, run: int, task: int, ends_step: bool) -> Purchase:
+        """Begin a call once it is likely to fit, to be made in a `with` block of what this returns.
 
         The wait for that ends with the calls under way: it takes one of them to wait for, and each wakes all who wait
         when it ends, however it does. With none left there is room, or a cap is reached.
@@ -170,15 +188,7 @@ class Budget:
                 await self._landed.wait()
             finally:
                 self._waiting -= 1
-        accounts = self._runs[run], self._tasks[task]
-        for account in accounts:
-            account.open += 1
-        try:
-            yield
-        finally:
-            for account in accounts:
-                account.open -= 1
-            self._wake()
+        return Purchase(self._runs[run], self._tasks[task], self._wake)
 
     def _may_not_fit(self, run: int, task: int) -> bool:
         return self._run_caps.may_be_reached(self._runs[run]) or self._task_caps.may_be_reached(self._tasks[task])

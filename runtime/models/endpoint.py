@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Self
 
 import anyio
 
-from runtime.clock import clock_time
+from runtime.clock import clock_time, loop_time
 from runtime.models.bodies import Answer
 from runtime.models.call import Call, Keep, header_values
 from runtime.models.capabilities import cut_at_stop, part_thoughts
@@ -103,7 +103,7 @@ class Endpoint:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._limiter.close()
-        with anyio.CancelScope(shield=True, deadline=anyio.current_time() + 5.0):
+        with anyio.CancelScope(shield=True, deadline=loop_time() + 5.0):
             await self._transport.close()
 
     def adjust(self, settings: EndpointSettings) -> None:
@@ -214,7 +214,7 @@ class Endpoint:
             body=body,
             stop=() if able.stop else request.stop,
             headers=header_values(headers),
-            deadline=anyio.current_time() + self.settings.deadline,
+            deadline=loop_time() + self.settings.deadline,
             size=size,
             tokens=self._estimate.of(size) + (request.max_tokens or 0),
             keep=keep,
@@ -239,7 +239,7 @@ class Endpoint:
         if self._counting_failures >= _COUNTING_FAILURES:
             return None
         counted = None
-        with anyio.move_on_at(min(call.deadline, anyio.current_time() + _COUNTING_SECONDS)):
+        with anyio.move_on_at(min(call.deadline, loop_time() + _COUNTING_SECONDS)):
             counted = await self._transport.count_tokens(call.body)
         self._counting_failures = 0 if counted else self._counting_failures + 1
         if counted:
@@ -272,9 +272,9 @@ class Endpoint:
     async def _ask(self, call: Call, permit: Permit, *, is_trial: bool) -> ChatReply | None:
         self._retried += call.attempts > 0
         call.attempts += 1
-        started = anyio.current_time()
+        started = loop_time()
         answer = await self._send(call, started)
-        latency = anyio.current_time() - started
+        latency = loop_time() - started
         if not isinstance(answer, Answer):
             self._note_fault(answer, call, permit, is_trial=is_trial)
             return None
@@ -299,7 +299,7 @@ class Endpoint:
         return timeout_fault(until - started, overload=until - started >= self.settings.timeout)
 
     def _learn(self, headers: Mapping[str, str]) -> None:
-        self._limiter.rates.learn(headers, anyio.current_time())
+        self._limiter.rates.learn(headers, loop_time())
 
     def _note_fault(self, fault: Fault, call: Call, permit: Permit, *, is_trial: bool) -> None:
         """Act on a fault, before its slot goes to the next call; raises where no attempt can follow."""
@@ -343,7 +343,7 @@ class Endpoint:
             return 0.0
         call.delayed += 1
         delay = backoff_delay(call.delayed, base=settings.backoff, most=settings.backoff_max)
-        if anyio.current_time() + max(delay, asked) >= call.deadline:
+        if loop_time() + max(delay, asked) >= call.deadline:
             raise self._out_of_time(call)
         # What the endpoint asked for is not slept here: the limiter's pause holds this call with all the others.
         return delay

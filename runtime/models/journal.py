@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import quote
 
-import anyio
-
+from runtime.clock import loop_time
 from runtime.models.budget import Budget
 from runtime.models.call import Keep
 from runtime.models.chat import ChatReply, ChatRequest, Usage, digest_of
@@ -186,8 +185,8 @@ class Journal:
             saving.append(self._keep(_record(reply, place, digest, cost), request.messages))
 
         run, task = self._task.run, self._task.id
-        async with self._models.budget.purchase(run=run, task=task, ends_step=self._ends_step(place.step)):
-            asking = Asking(what=self._described(place), since=anyio.current_time())
+        with await self._models.budget.purchase(run=run, task=task, ends_step=self._ends_step(place.step)):
+            asking = Asking(what=self._described(place), since=loop_time())
             self._models.asking.add(asking)
             try:
                 await role.endpoint.complete(

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.lowlevel
 
+from runtime.clock import loop_time
+
 if TYPE_CHECKING:
     from runtime.models.rates import RateGate
     from runtime.models.window import Window
@@ -100,7 +102,7 @@ class Limiter:
 
         Raises SentAwayError after `dismiss`.
         """
-        if max(anyio.current_time(), self._paused_until) >= deadline:
+        if max(loop_time(), self._paused_until) >= deadline:
             return None
         if not self.waiting and self._blocked(tokens)[0] is Limiting.NONE:
             # Without this, a caller cancelled long ago would go on sending: nothing else here waits.
@@ -110,7 +112,7 @@ class Limiter:
 
     def pause(self, seconds: float) -> None:
         """Let no call start for so long; the longest of several pauses holds."""
-        self._paused_until = max(self._paused_until, anyio.current_time() + seconds)
+        self._paused_until = max(self._paused_until, loop_time() + seconds)
 
     def dismiss(self) -> None:
         """Send away all calls that wait: they may fare better elsewhere."""
@@ -121,11 +123,11 @@ class Limiter:
 
     def paused_for(self) -> float:
         """Seconds left of a pause, 0 without one."""
-        return max(0.0, self._paused_until - anyio.current_time())
+        return max(0.0, self._paused_until - loop_time())
 
     def left_alone_for(self) -> float:
         """Seconds for which the endpoint wants no request: by a pause, or because a limit of its own is used up."""
-        return max(self.paused_for(), self.rates.closed_for(anyio.current_time()))
+        return max(self.paused_for(), self.rates.closed_for(loop_time()))
 
     def go_on(self) -> None:
         """Let calls start although the endpoint wanted to be left alone."""
@@ -206,7 +208,7 @@ class Limiter:
 
     def _blocked(self, tokens: int) -> tuple[Limiting, float]:
         """What holds a call of so many tokens, and the loop time at which that may have changed by itself."""
-        now = anyio.current_time()
+        now = loop_time()
         if now < self._paused_until:
             return Limiting.RETRY_AFTER, self._paused_until
         if self.in_flight >= self.window.limit:

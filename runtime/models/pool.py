@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 import anyio
 
+from runtime.clock import loop_time
 from runtime.models.call import Call, Keep
 from runtime.models.chat import ChatReply, ChatRequest
 from runtime.models.endpoint import Endpoint, EndpointSnapshot
@@ -64,7 +65,7 @@ class _Replica:
     @property
     def is_due(self) -> bool:
         """Whether it has been out long enough, and a single call should find out how it is."""
-        return not self.is_in and not self._is_probed and anyio.current_time() >= self.out_until
+        return not self.is_in and not self._is_probed and loop_time() >= self.out_until
 
     @contextmanager
     def asked(self) -> Iterator[bool]:
@@ -89,7 +90,7 @@ class _Replica:
         if fault.status in REFUSED:
             return
         self._failures += 1
-        now = anyio.current_time()
+        now = loop_time()
         if self._failures >= _FAILURES_TO_GO_OUT and (is_probe or now >= self.out_until):
             self.out_until = now + min(_LONGEST_ABSENCE, _FIRST_ABSENCE * 2.0 ** min(self._absences, 32))
             self._absences += 1
@@ -159,7 +160,7 @@ class Pool:
 
     def replicas(self) -> tuple[ReplicaSnapshot, ...]:
         """Look at each replica by itself."""
-        now = anyio.current_time()
+        now = loop_time()
         return tuple(
             ReplicaSnapshot(
                 address=replica.address,
@@ -240,7 +241,7 @@ class Pool:
         One that is to be left alone until `deadline` (loop time) comes last.
         """
         asked = [each for each in self._replicas if not each.endpoint.is_closed] or self._replicas
-        longest = deadline - anyio.current_time()
+        longest = deadline - loop_time()
         asked = [each for each in asked if each.endpoint.paused_for < longest] or asked
         fresh = [each for each in asked if each not in avoid and (each.is_in or each.is_due)]
         if not fresh:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import anyio
 
+from runtime.clock import loop_time
 from runtime.models.faults import Fault
 
 _FIRST_PAUSE = 60.0
@@ -34,12 +36,12 @@ class Stop:
     @property
     def pause(self) -> float:
         """Seconds until a call may try; 0 if one may at once."""
-        return 0.0 if self.fault is None else max(0.0, self._until - anyio.current_time())
+        return 0.0 if self.fault is None else max(0.0, self._until - loop_time())
 
     @property
     def lasting(self) -> float:
         """Seconds for which it has not been asked as usual; 0 while it is."""
-        return 0.0 if self.fault is None else anyio.current_time() - self._since
+        return 0.0 if self.fault is None else loop_time() - self._since
 
     @property
     def is_closed(self) -> bool:
@@ -50,7 +52,7 @@ class Stop:
         """The endpoint refused the key; those who asked while it was still taken tell nothing new."""
         if self.fault is None or by_trial:
             self._begin()
-            self._until = anyio.current_time() + min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._refusals, 32))
+            self._until = loop_time() + min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._refusals, 32))
             self._refusals += 1
         self.fault = fault
 
@@ -59,7 +61,7 @@ class Stop:
 
         Whether that is news, because no such pause was under way.
         """
-        now = anyio.current_time()
+        now = loop_time()
         is_news = self.fault is None or now >= self._until
         self._begin()
         self._until = max(self._until, now + seconds)
@@ -68,7 +70,7 @@ class Stop:
 
     def _begin(self) -> None:
         if self.fault is None:
-            self._since, self._until = anyio.current_time(), 0.0
+            self._since, self._until = loop_time(), 0.0
 
     def lift(self) -> None:
         """Ask as usual again."""
@@ -77,17 +79,17 @@ class Stop:
 
     async def settled(self, deadline: float) -> bool:
         """Wait, at most until `deadline` (loop time), while a call tries; whether the next one may be made now."""
-        while self._trial is not None and anyio.current_time() < deadline:
+        while self._trial is not None and loop_time() < deadline:
             with anyio.CancelScope(deadline=deadline):
                 await self._trial.wait()
         return not self.is_closed
 
-    @contextlib.contextmanager
-    def trial(self) -> Iterator[bool]:
+    def trial(self) -> AbstractContextManager[bool]:
         """Make a call in the block; whether it is the one that tries, for which others wait."""
-        if self.fault is None:
-            yield False
-            return
+        return contextlib.nullcontext(False) if self.fault is None else self._try()
+
+    @contextlib.contextmanager
+    def _try(self) -> Iterator[bool]:
         self._trial = ended = anyio.Event()
         try:
             yield True

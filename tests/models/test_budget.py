@@ -43,7 +43,7 @@ def completed(*, tokens: int = 10, cost: int | None = None, task: int = TASK, ru
 
 
 async def buy(budget: Budget, *, task: int = TASK, tokens: int = 10, cost: int | None = None) -> None:
-    async with budget.purchase(run=RUN, task=task, ends_step=False):
+    with await budget.purchase(run=RUN, task=task, ends_step=False):
         await anyio.lowlevel.checkpoint()
         budget.note(completed(tokens=tokens, cost=cost, task=task))
 
@@ -92,7 +92,7 @@ async def test_a_call_that_brings_nothing_makes_room_for_one_that_waits() -> Non
     waiting = anyio.Event()
 
     async def fail() -> None:
-        async with budget.purchase(run=RUN, task=TASK, ends_step=False):
+        with await budget.purchase(run=RUN, task=TASK, ends_step=False):
             waiting.set()
             await anyio.lowlevel.checkpoint()
 
@@ -112,7 +112,7 @@ async def test_calls_on_their_way_count_with_the_mean_of_cost_so_far() -> None:
     entered: list[int] = []
 
     async def one() -> None:
-        async with budget.purchase(run=RUN, task=TASK, ends_step=False):
+        with await budget.purchase(run=RUN, task=TASK, ends_step=False):
             entered.append(len(entered))
             await anyio.sleep(60)
 
@@ -128,7 +128,7 @@ async def test_calls_on_their_way_count_with_the_mean_of_cost_so_far() -> None:
 async def test_what_ends_a_step_is_bought_whatever_has_been_spent() -> None:
     budget = Budget(run=Caps(calls=1))
     await buy(budget)
-    async with budget.purchase(run=RUN, task=TASK, ends_step=True):
+    with await budget.purchase(run=RUN, task=TASK, ends_step=True):
         budget.note(completed())
     assert budget.spent(run=RUN, task=TASK) is not None
 
@@ -160,7 +160,7 @@ async def test_under_a_cap_on_tokens_the_first_call_goes_alone_since_nothing_is_
     land = anyio.Event()
 
     async def one() -> None:
-        async with budget.purchase(run=RUN, task=TASK, ends_step=False):
+        with await budget.purchase(run=RUN, task=TASK, ends_step=False):
             entered.append(len(entered))
             await land.wait()
             budget.note(completed(tokens=30))
@@ -187,7 +187,7 @@ async def test_every_wait_ends_however_the_calls_under_way_end() -> None:
         task = random.randrange(5)
         with scope:
             try:
-                async with budget.purchase(run=RUN, task=task, ends_step=random.random() < 0.1):
+                with await budget.purchase(run=RUN, task=task, ends_step=random.random() < 0.1):
                     for _ in range(random.randrange(4)):
                         await anyio.lowlevel.checkpoint()
                     if random.random() < 0.3:
@@ -296,11 +296,11 @@ async def test_a_call_that_waits_goes_once_the_cap_is_raised(tmp_path: Path) -> 
         land, waited = anyio.Event(), anyio.Event()
 
         async def hold() -> None:
-            async with budget.purchase(run=RUN, task=1, ends_step=False):
+            with await budget.purchase(run=RUN, task=1, ends_step=False):
                 await land.wait()
 
         async def wait() -> None:
-            async with budget.purchase(run=RUN, task=1, ends_step=False):
+            with await budget.purchase(run=RUN, task=1, ends_step=False):
                 waited.set()
 
         async with anyio.create_task_group() as tasks:

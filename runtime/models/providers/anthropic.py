@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
-import anyio
 import httpx2
 import orjson
 from anthropic import AnthropicError, APIStatusError, AsyncAnthropic
 
+from runtime.clock import loop_time
 from runtime.models.bodies import Answer, count, parse_json, text_of
 from runtime.models.capabilities import fit
 from runtime.models.chat import ChatRequest, Usage, to_json
@@ -79,7 +79,7 @@ class AnthropicTransport:
 
     async def send(self, body: bytes, headers: Mapping[str, str]) -> Answer | Fault:
         """Post a body; every way in which endpoint or network can fail comes back as a fault."""
-        started = anyio.current_time()
+        started = loop_time()
         try:
             response = await self._post(_MESSAGES_PATH, body, headers)
         except APIStatusError as error:
@@ -92,7 +92,7 @@ class AnthropicTransport:
                 request_id=_request_id(answer),
             )
         except (AnthropicError, *SDK_NETWORK_ERRORS) as error:
-            elapsed = anyio.current_time() - started
+            elapsed = loop_time() - started
             return connection_fault(error, elapsed=elapsed, connect_timeout=self._settings.connect_timeout)
         if report := _request_limit(response.headers):
             self._learn(report)

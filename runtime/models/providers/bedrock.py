@@ -14,7 +14,6 @@ from contextlib import AsyncExitStack, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-import anyio
 import orjson
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
@@ -32,6 +31,7 @@ from botocore.exceptions import (
     ProxyConnectionError,
 )
 
+from runtime.clock import loop_time
 from runtime.errors import ConfigError
 from runtime.models.bodies import Answer, count, text_of
 from runtime.models.capabilities import fit
@@ -127,7 +127,7 @@ class BedrockTransport:
 
     async def send(self, body: bytes, headers: Mapping[str, str]) -> Answer | Fault:
         """Call Converse; every way in which endpoint or network can fail comes back as a fault."""
-        started = anyio.current_time()
+        started = loop_time()
         try:
             with _tracing({**headers, **dict(self._settings.headers)}):
                 reply = await self._client.converse(**_arguments(body))
@@ -142,7 +142,7 @@ class BedrockTransport:
             causes = [error, inner] if isinstance(inner, BaseException) else [error]
             return unreached_fault(*(why_unreached(causes) or ("no connection", "check network and region")))
         except (HTTPClientError, *NETWORK_ERRORS) as error:
-            elapsed = anyio.current_time() - started
+            elapsed = loop_time() - started
             return connection_fault(error, elapsed=elapsed, connect_timeout=self._settings.connect_timeout)
         except BotoCoreError as error:
             return body_fault(f"the reply cannot be read: {type(error).__name__}", "")

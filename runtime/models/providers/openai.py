@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
-import anyio
 import orjson
 import yarl
 
+from runtime.clock import loop_time
 from runtime.loopback import is_loopback
 from runtime.models.bodies import Answer, count, parse_json, read_answer
 from runtime.models.capabilities import fit
@@ -77,7 +77,7 @@ class OpenAITransport:
 
     async def send(self, body: bytes, headers: Mapping[str, str]) -> Answer | Fault:
         """Post a body; every way in which endpoint or network can fail comes back as a fault."""
-        started = anyio.current_time()
+        started = loop_time()
         try:
             response = await self._post(self._url, body, headers)
         except NETWORK_ERRORS as error:
@@ -86,7 +86,7 @@ class OpenAITransport:
                 and error.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED
             ):
                 return status_fault(error.status, "")
-            elapsed = anyio.current_time() - started
+            elapsed = loop_time() - started
             return connection_fault(error, elapsed=elapsed, connect_timeout=self._settings.connect_timeout)
         request_id = self._note_headers(response)
         if not 200 <= response.status < 300:
@@ -99,7 +99,7 @@ class OpenAITransport:
         assert self._session is not None  # an endpoint opens its transport before it asks
         async with self._session.post(
             url,
-            data=body if len(body) < _ONE_PIECE else io.BytesIO(body),
+            data=aiohttp.BytesPayload(body) if len(body) < _ONE_PIECE else io.BytesIO(body),
             headers={**headers, **self._headers},
             allow_redirects=False,
             proxy=self._proxy,
