@@ -1,9 +1,10 @@
 """The one writer: a thread that runs writes in order and commits them in groups.
 
 A write is a function of a `Transaction`. All writes that wait when the thread comes round share one commit, which
-hides the disk's latency from everyone but the first. If one of a group fails, the group is rolled back and each is
-run in a transaction of its own, so that it fails alone. A caller that was cancelled does not take its write along:
-a result already earned is saved.
+hides the disk's latency from everyone but the first. While the loop is busy they are gathered for a moment before the
+thread hears of them, since small groups would only take the interpreter from it more often. If one of a group fails,
+the group is rolled back and each is run in a transaction of its own, so that it fails alone. A caller that was
+cancelled does not take its write along: a result already earned is saved.
 
 A group that meets trouble with the disk is no group of bad writes: while the writer is patient it stays at the head
 of the line, rolled back whole, and is tried again until the trouble clears. Callers wait, which bounds the line.
@@ -34,12 +35,15 @@ Ts = TypeVarTuple("Ts")
 Write: TypeAlias = Callable[[Transaction], T]
 CommitListener: TypeAlias = Callable[[Sequence[Event]], None]
 
-# Longer groups only delay the first of them: the commit's cost is long since spread thin.
+# Groups that get much longer only delay the first of them: the commit's cost is long since spread thin.
 _GROUP = 512
 # Results are given out in rounds of the loop of about this many seconds, since what is done with one takes from some
 # microseconds to some milliseconds: a burst must not hold up the loop, nor its rounds cost more than the results.
 _ROUND_S = 0.005
 _MOST_AT_ONCE = 256
+# Writes wait for more of them while rounds of the loop take longer than this many seconds, at the most for so many.
+_IDLE_ROUND_S = 0.0005
+_GATHER_S = 0.01
 _SOURCE = "writer"
 
 
@@ -76,7 +80,8 @@ class Writer:
         self._subscriptions = subscriptions
         self._on_commit = on_commit
         # Any: writes of every result type wait in one line.
-        self._queue: queue.SimpleQueue[_Pending[Any] | None] = queue.SimpleQueue()
+        self._gathered: list[_Pending[Any]] = []
+        self._queue: queue.SimpleQueue[list[_Pending[Any]] | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._closed = False
@@ -116,13 +121,30 @@ class Writer:
         if self._closed:
             raise StoreClosedError("the store is closed: nothing more can be written")
         pending = _Pending(write, self._loop.create_future())
-        self._queue.put(pending)
+        if not self._gathered:
+            now = self._loop.time()
+            self._loop.call_soon(self._gather, now, now + _GATHER_S)
+        self._gathered.append(pending)
         return pending.waiter
+
+    def _gather(self, before: float, until: float) -> None:
+        """Pass on what is gathered if the loop had nothing else to do since `before`, in the round that ends now."""
+        now = self._loop.time()
+        if now - before > _IDLE_ROUND_S and now < until:
+            self._loop.call_soon(self._gather, now, until)
+        else:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        if self._gathered:
+            self._queue.put(self._gathered)
+            self._gathered = []
 
     async def close(self) -> None:
         """Commit what is in line, then close the connection. Bounded by the disk alone."""
         if not self._closed:
             self._closed = True
+            self._pass_on()
             self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
 
@@ -143,15 +165,15 @@ class Writer:
                     self._commit(connection, blobs, group)
 
     def _next_group(self) -> tuple[list[_Pending[Any]], bool]:
-        """Wait for a write, then take whatever else is in line; False once the writer is to close."""
+        """Wait for writes, then take whatever else is in line; False once the writer is to close."""
         group: list[_Pending[Any]] = []
-        item = self._queue.get()
-        while item is not None:
-            group.append(item)
-            if len(group) == _GROUP:
+        gathered = self._queue.get()
+        while gathered is not None:
+            group += gathered
+            if len(group) >= _GROUP:
                 return group, True
             try:
-                item = self._queue.get_nowait()
+                gathered = self._queue.get_nowait()
             except queue.Empty:
                 return group, True
         return group, False
