@@ -26,9 +26,9 @@ from runtime.machine import collect_garbage_seldom
 from runtime.notice import posted
 from runtime.reload import Reloaded, apply_settings
 from runtime.sandbox import guard_own_process
+from runtime.service_manager import ServiceManager
 from runtime.spool import Spool
 from runtime.stopping import LAST_WORDS_S, Stop, staged_stop
-from runtime.supervisor import Supervisor
 from runtime.teller import Teller
 from store.errors import StorageTroubleError
 from store.transaction import Transaction
@@ -39,13 +39,13 @@ Load = Callable[[], Settings]
 
 @contextlib.asynccontextmanager
 async def around(
-    daemon: Daemon, stop: Stop, environ: Mapping[str, str], *, api: Api, supervisor: Supervisor
+    daemon: Daemon, stop: Stop, environ: Mapping[str, str], *, api: Api, manager: ServiceManager
 ) -> AsyncIterator[Live]:
     """Everything that stands around a daemon's work, while the block does it inside `stop.work`.
 
     Args:
         api: where to listen.
-        supervisor: hears that the daemon is ready, and what follows.
+        manager: hears that the daemon is ready, and what follows.
 
     Raises:
         ConfigError: the API cannot listen there.
@@ -56,7 +56,7 @@ async def around(
 
     def on_stop() -> None:
         live.stopping = True
-        supervisor.stopping(stop.grace + 2 * LAST_WORDS_S)
+        manager.stopping(stop.grace + 2 * LAST_WORDS_S)
 
     async def last_words() -> None:
         # Replies that have arrived are in line to be committed; this is the end of the line.
@@ -67,13 +67,13 @@ async def around(
         with posted(daemon.settings.run.data, url):
             live.url = url
             tasks.start_soon(live.lag.run)
-            supervisor.ready(describe(live))
+            manager.ready(describe(live))
             if stop.signal is not None:  # it came while everything was being opened
                 on_stop()
-            tasks.start_soon(supervisor.keep_alive, lambda: describe(live))
+            tasks.start_soon(manager.keep_alive, lambda: describe(live))
             yield live
         tasks.cancel_scope.cancel()
-    await supervisor.finish()
+    await manager.finish()
 
 
 async def serve(settings: Settings, environ: Mapping[str, str], load: Load) -> signal.Signals | None:
@@ -88,16 +88,16 @@ async def serve(settings: Settings, environ: Mapping[str, str], load: Load) -> s
     """
     configure_logs(settings.log.level)
     guard_own_process()
-    supervisor = Supervisor(environ)
+    manager = ServiceManager(environ)
     stop = Stop(grace=settings.run.stop_grace, tell=_log.warning)
-    reloader = _Reloader(stop, environ, load, supervisor)
+    reloader = _Reloader(stop, environ, load, manager)
     stop.on_hangup = reloader.reload
     teller = Teller()
     _log.info("starting", data=str(settings.run.data), pid=os.getpid())
     async with (
         staged_stop(stop),
         open_daemon(settings, environ, every_run=True, watchers=[teller.note]) as daemon,
-        around(daemon, stop, environ, api=settings.api, supervisor=supervisor) as live,
+        around(daemon, stop, environ, api=settings.api, manager=manager) as live,
         teller.telling(daemon.database),
     ):
         reloader.begin(live)
@@ -114,14 +114,14 @@ async def serve(settings: Settings, environ: Mapping[str, str], load: Load) -> s
 class _Reloader:
     """Reads the configuration anew at SIGHUP, once there is a daemon whose settings can change."""
 
-    def __init__(self, stop: Stop, environ: Mapping[str, str], load: Load, supervisor: Supervisor) -> None:
+    def __init__(self, stop: Stop, environ: Mapping[str, str], load: Load, manager: ServiceManager) -> None:
         self._live: Live | None = None
         self._is_open = anyio.Event()
         self._one_by_one = anyio.Lock()  # or the file of the earlier signal might be applied last
         self._stop = stop
         self._environ = environ
         self._load = load
-        self._supervisor = supervisor
+        self._manager = manager
 
     def begin(self, live: Live) -> None:
         """From now on there is something to change; a signal that came before takes effect now."""
@@ -133,7 +133,7 @@ class _Reloader:
         await self._is_open.wait()
         assert self._live is not None  # as `begin` has been called
         async with self._one_by_one:
-            self._supervisor.reloading()
+            self._manager.reloading()
             try:
                 wanted = await run_sync(self._load)
                 done = await apply_settings(self._live.daemon, wanted, self._environ)
@@ -141,7 +141,7 @@ class _Reloader:
                 _log.error("configuration not read: everything stays as it was", error=str(error))
             else:
                 self._tell(done)
-            self._supervisor.ready(describe(self._live))
+            self._manager.ready(describe(self._live))
 
     def _tell(self, done: Reloaded) -> None:
         assert self._live is not None  # as in `reload`

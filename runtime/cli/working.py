@@ -23,8 +23,8 @@ from runtime.logs import configure_logs
 from runtime.sandbox import guard_own_process
 from runtime.search import Search
 from runtime.serve import around
+from runtime.service_manager import ServiceManager
 from runtime.stopping import Stop, staged_stop
-from runtime.supervisor import Supervisor
 from store.events import Event, Resumed
 from store.formats.task_files import TaskRecord
 from store.runs import find_run
@@ -58,7 +58,7 @@ async def work_off(
     async with (
         staged_stop(stop),
         open_daemon(settings, environ, search=search, watchers=[_say_what_was_resumed]) as daemon,
-        around(daemon, stop, environ, api=_API, supervisor=Supervisor({})),
+        around(daemon, stop, environ, api=_API, manager=ServiceManager({})),
     ):
         if daemon.run.paused:
             raise ConfigError(f"run {daemon.run.name!r} is paused: take it up again with `cso resume`")

@@ -18,8 +18,8 @@ from runtime.cli.main import main
 from runtime.config.settings import Api, Settings
 from runtime.daemon import Daemon, open_daemon
 from runtime.serve import around
+from runtime.service_manager import ServiceManager
 from runtime.stopping import Stop
-from runtime.supervisor import Supervisor
 from tests.acceptance.programs import Ran
 
 ROLES = ("policy", "expert", "prm")
@@ -63,7 +63,7 @@ async def at_work(
     api = api or Api(port=0)
     async with (
         open_daemon(settings, {}, every_run=True) as daemon,
-        around(daemon, stop, environ or {}, api=api, supervisor=Supervisor({})) as live,
+        around(daemon, stop, environ or {}, api=api, manager=ServiceManager({})) as live,
         anyio.create_task_group() as tasks,
     ):
         tasks.start_soon(lambda: daemon.work(until_drained=False))

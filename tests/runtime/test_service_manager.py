@@ -10,7 +10,7 @@ import anyio
 import pytest
 import structlog
 
-from runtime.supervisor import Supervisor
+from runtime.service_manager import ServiceManager
 
 DEADLINE_S = 20
 
@@ -26,14 +26,14 @@ def listener_at(address: str) -> socket.socket:
 def test_the_manager_is_reached_by_path_and_by_abstract_address(tmp_path: Path, kind: str) -> None:
     address = str(tmp_path / "s") if kind == "path" else f"@cso-test-{os.getpid()}"
     with listener_at(address) as listener:
-        Supervisor({"NOTIFY_SOCKET": address}).ready("two\nlines")
+        ServiceManager({"NOTIFY_SOCKET": address}).ready("two\nlines")
         assert listener.recv(4096).decode() == f"READY=1\nMAINPID={os.getpid()}\nSTATUS=two lines"
 
 
 def test_without_a_manager_nothing_is_said_and_a_lost_one_is_told_of_once(tmp_path: Path) -> None:
     with structlog.testing.capture_logs() as said:
-        Supervisor({}).ready("")
-        lost = Supervisor({"NOTIFY_SOCKET": str(tmp_path / "nobody")})
+        ServiceManager({}).ready("")
+        lost = ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "nobody")})
         lost.ready("")
         lost.stopping(3.0)
     assert [entry["event"] for entry in said] == ["the service manager cannot be reached"]
@@ -42,18 +42,18 @@ def test_without_a_manager_nothing_is_said_and_a_lost_one_is_told_of_once(tmp_pa
 async def test_what_must_arrive_is_sent_again_when_the_manager_is_busy(tmp_path: Path) -> None:
     address = str(tmp_path / "s")
     with listener_at(address) as listener:
-        supervisor = Supervisor({"NOTIFY_SOCKET": address})
+        manager = ServiceManager({"NOTIFY_SOCKET": address})
         most = 100_000
         for number in range(most):
-            supervisor.reloading() if number % 2 else supervisor.ready(str(number))
-            if len(supervisor._outbox) > 3:
+            manager.reloading() if number % 2 else manager.ready(str(number))
+            if len(manager._outbox) > 3:
                 break
-        supervisor.stopping(3.0)
-        assert supervisor._outbox, "the manager's queue never filled"
+        manager.stopping(3.0)
+        assert manager._outbox, "the manager's queue never filled"
         heard: list[str] = []
         with anyio.fail_after(DEADLINE_S):
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(supervisor.keep_alive, lambda: "well")
+                tasks.start_soon(manager.keep_alive, lambda: "well")
                 while not (heard and "STATUS=well" in heard[-1]):
                     await anyio.wait_readable(listener)
                     heard.append(listener.recv(4096).decode())
@@ -67,17 +67,17 @@ async def test_the_last_words_arrive_at_a_manager_that_is_busy_and_are_not_waite
 ) -> None:
     address = str(tmp_path / "s")
     with listener_at(address) as listener, anyio.fail_after(DEADLINE_S):
-        supervisor = Supervisor({"NOTIFY_SOCKET": address})
-        while not supervisor._outbox:
-            supervisor.ready("")
-        await supervisor.finish()
-        assert supervisor._outbox
-        supervisor.stopping(3.0)
+        manager = ServiceManager({"NOTIFY_SOCKET": address})
+        while not manager._outbox:
+            manager.ready("")
+        await manager.finish()
+        assert manager._outbox
+        manager.stopping(3.0)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(supervisor.finish)
+            tasks.start_soon(manager.finish)
             while not listener.recv(4096).startswith(b"STOPPING=1"):
                 await anyio.wait_readable(listener)
-        assert not supervisor._outbox
+        assert not manager._outbox
 
 
 @pytest.mark.parametrize(
@@ -96,9 +96,9 @@ async def test_signs_of_life_are_given_where_they_are_waited_for(
 ) -> None:
     address = str(tmp_path / "s")
     with listener_at(address) as listener, anyio.fail_after(DEADLINE_S):
-        supervisor = Supervisor({"NOTIFY_SOCKET": address, **environ})
+        manager = ServiceManager({"NOTIFY_SOCKET": address, **environ})
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(supervisor.keep_alive, lambda: "well")
+            tasks.start_soon(manager.keep_alive, lambda: "well")
             for _ in range(3 if is_alive else 1):
                 await anyio.wait_readable(listener)
                 assert listener.recv(4096).decode() == ("WATCHDOG=1\n" if is_alive else "") + "STATUS=well"

@@ -19,10 +19,10 @@ from runtime.logs import get_logger
 _AGAIN_S = 0.05
 _FINISH_S = 1.0
 _QUIET_S = 30.0  # between two words about what we do, where the manager wants no sign of life
-_log = get_logger("supervisor")
+_log = get_logger("service_manager")
 
 
-class Supervisor:
+class ServiceManager:
     """The service manager named by the environment, if there is one.
 
     Args:
