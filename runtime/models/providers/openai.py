@@ -97,14 +97,15 @@ class OpenAITransport:
     async def _post(self, url: yarl.URL, body: bytes, headers: Mapping[str, str]) -> _Response:
         """Post a body and read the answer whole. Raises NETWORK_ERRORS."""
         assert self._session is not None  # an endpoint opens its transport before it asks
-        async with self._session.post(
+        response = await self._session.post(
             url,
             data=aiohttp.BytesPayload(body) if len(body) < _ONE_PIECE else io.BytesIO(body),
             headers={**headers, **self._headers},
             allow_redirects=False,
             proxy=self._proxy,
-        ) as response:
-            return _Response(response.status, response.headers, response.raw_headers, await response.read())
+        )
+        # Read to its end, or broken off, a response has given its connection back.
+        return _Response(response.status, response.headers, response.raw_headers, await response.read())
 
     async def count_tokens(self, body: bytes) -> int | None:
         """Ask vLLM's `/tokenize`, which lies beside `/v1`."""
