@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import anyio.lowlevel
 import pytest
 
 import store.migrations
+import store.writer
 from store.database import Database, Reader
 from store.deliveries import count_owed
 from store.errors import DataLockedError, NewerDatabaseError, NoDatabaseError, StoreClosedError
@@ -85,6 +87,39 @@ async def test_events_reach_the_listener_in_the_order_of_their_seq(
     assert [event.seq for event in published] == list(range(2, 52))
     assert isinstance(committed[0], RunStarted)
     assert await count_owed(database, [1]) == 50
+
+
+async def test_writes_of_a_busy_loop_share_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store.writer, "_GATHER_S", 3600.0)
+    groups: list[Sequence[Event]] = []
+    async with Database(tmp_path, on_commit=groups.append) as database:
+        run = await database.write(begin)
+        groups.clear()
+        writes = []
+        for _ in range(20):
+            writes.append(database.submit(lambda t: t.publish(TaskSubmitted(run=run))))
+            busy_round()
+            await anyio.lowlevel.checkpoint()
+        await asyncio.gather(*writes)
+    assert [len(group) for group in groups] == [20]
+
+
+async def test_a_loop_that_is_always_busy_still_has_its_writes_committed(database: Database) -> None:
+    async with anyio.create_task_group() as tasks:
+
+        async def never_rest() -> None:
+            while True:
+                busy_round()
+                await anyio.lowlevel.checkpoint()
+
+        tasks.start_soon(never_rest)
+        with anyio.fail_after(60):
+            await database.write(begin)
+        tasks.cancel_scope.cancel()
+
+
+def busy_round() -> None:
+    time.sleep(0.002)  # as a round of the loop in which much was to do
 
 
 async def test_a_failing_write_fails_alone_in_its_group(database: Database) -> None:
