@@ -17,7 +17,7 @@ _DESCRIPTORS = 65_536
 # Fewer are not even enough for the database, the sandbox, the API and a rollout.
 _LEAST_DESCRIPTORS = 64
 # Objects before the youngest are looked at (some milliseconds), and how often that is done before older ones are.
-_GARBAGE_THRESHOLDS = (50_000, 20, 20)
+_GARBAGE_THRESHOLDS = (20_000, 20, 20)
 _CLOCK_EVERY_S = 10.0
 _CLOCK_TOLERANCE_S = 1.0
 _log = get_logger("machine")

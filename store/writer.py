@@ -43,7 +43,7 @@ _ROUND_S = 0.005
 _MOST_AT_ONCE = 256
 # Writes wait for more of them while rounds of the loop take longer than this many seconds, at the most for so many.
 _IDLE_ROUND_S = 0.0005
-_GATHER_S = 0.01
+_GATHER_S = 0.005
 _SOURCE = "writer"
 
 
