@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 
 import anyio
 
@@ -84,7 +83,7 @@ class Stop:
                 await self._trial.wait()
         return not self.is_closed
 
-    def trial(self) -> AbstractContextManager[bool]:
+    def trial(self) -> contextlib.AbstractContextManager[bool]:
         """Make a call in the block; whether it is the one that tries, for which others wait."""
         return contextlib.nullcontext(False) if self.fault is None else self._try()
 
