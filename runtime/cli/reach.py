@@ -13,6 +13,7 @@ import anyio
 from runtime.api.token import api_token
 from runtime.cli.output import say
 from runtime.cli.runs import one_run
+from runtime.clock import loop_time
 from runtime.config.settings import Settings
 from runtime.control import Control, LocalControl
 from runtime.notice import living_notice
@@ -51,7 +52,7 @@ async def reach(settings: Settings, *, may_begin: bool = False) -> AsyncIterator
 
 
 async def _reach(stack: contextlib.AsyncExitStack, settings: Settings) -> Reached:
-    folder, until = settings.run.data, anyio.current_time() + _WAIT_S
+    folder, until = settings.run.data, loop_time() + _WAIT_S
     while True:
         notice = living_notice(folder)
         if notice is not None:
@@ -64,7 +65,7 @@ async def _reach(stack: contextlib.AsyncExitStack, settings: Settings) -> Reache
         try:
             database = await stack.enter_async_context(_opened(folder))
         except DataLockedError:
-            if anyio.current_time() >= until:
+            if loop_time() >= until:
                 raise
         else:
             return Reached(LocalControl(database, settings), is_daemon=False)
