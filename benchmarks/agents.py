@@ -47,6 +47,7 @@ async def with_code(folder: Path, url: str, lag: Lag) -> float:
         ProcessSandbox() as sandbox,
         collecting(folder, url, rollouts=AGENTS, steps=CODE_STEPS, sandbox=sandbox, agent=StepsOnly()) as work,
     ):
+        await sandbox.ready()  # as the daemon does before it begins
         return await _timed(work, lag)
 
 

@@ -10,7 +10,7 @@ result in the end. A figure is the growth of the database's file for each trajec
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +40,9 @@ class Printing:
 
     texts: Texts = field(default_factory=lambda: Texts("observations"))
     runs: dict[Path, int] = field(default_factory=dict)
+
+    def expect(self, workspace: Path, *, tools: Collection[str], limits: Limits) -> None:
+        """Make nothing ready."""
 
     async def run(self, code: str, *, workspace: Path, tools: Mapping[str, Tool], limits: Limits) -> Execution:  # noqa: ARG002 - the protocol's
         """Print, and call stop() in the last step."""

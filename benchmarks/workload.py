@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,6 +42,9 @@ from store.transaction import Transaction
 
 class NoCode:
     """A sandbox that runs nothing: each execution ends at once with the same short output."""
+
+    def expect(self, workspace: Path, *, tools: Collection[str], limits: Limits) -> None:
+        """Make nothing ready."""
 
     async def run(self, code: str, *, workspace: Path, tools: Mapping[str, Tool], limits: Limits) -> Execution:  # noqa: ARG002 - the protocol's
         """Return at once."""

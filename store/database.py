@@ -67,7 +67,7 @@ class Reader:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._idle: list[aiosqlite.Connection] = []
-        self._slots = anyio.Semaphore(_READERS)
+        self._slots = anyio.Semaphore(_READERS, fast_acquire=True)
 
     @property
     def file(self) -> Path:

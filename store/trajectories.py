@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 
@@ -27,7 +27,8 @@ class Fork:
 class Trajectory:
     """A rollout, begun or ended.
 
-    `label` names it for people and models: task/ordinal, followed by @step.candidate.ordinal for a branch.
+    `label` names it for people and models: task/ordinal, followed by @step.candidate.ordinal for a branch. Of one
+    that is `untouched` no call and no step was recorded when it was begun, so that nobody need look for them.
     """
 
     id: int
@@ -40,6 +41,7 @@ class Trajectory:
     stop_reason: str | None
     answer: str | None
     error: str | None
+    untouched: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +74,9 @@ _LABELS = """
     LEFT JOIN trajectories p ON p.id = t.parent
     WHERE t.id IN (SELECT value FROM json_each(?))
 """
+_TOUCHED = (
+    "SELECT EXISTS (SELECT 1 FROM calls WHERE trajectory = ?1) OR EXISTS (SELECT 1 FROM steps WHERE trajectory = ?1)"
+)
 _SELECT = """
     SELECT t.*, k.run, k.name AS task_name, b.data AS answer_data,
         c.ordinal AS candidate_ordinal, p.ordinal AS parent_ordinal
@@ -153,8 +158,10 @@ def add_step(transaction: Transaction, trajectory: Trajectory, step: Step, *, wo
 
 
 def find_trajectory(transaction: Transaction, identifier: int) -> Trajectory:
-    """The trajectory of that id, which must exist, as a write sees it."""
-    return _from_row(transaction.execute(_SELECT + " WHERE t.id = ?", (identifier,)).fetchone())
+    """The trajectory of that id, which must exist, as the write sees it that begins it."""
+    (touched,) = transaction.execute(_TOUCHED, (identifier,)).fetchone()
+    row = transaction.execute(_SELECT + " WHERE t.id = ?", (identifier,)).fetchone()
+    return replace(_from_row(row), untouched=not touched)
 
 
 async def load_trajectory(reader: Reader, identifier: int) -> Trajectory:
@@ -183,6 +190,8 @@ async def load_steps(reader: Reader, trajectory: Trajectory) -> list[Step]:
     if trajectory.fork is not None:
         parent = await load_trajectory(reader, trajectory.fork.parent)
         steps = [step for step in await load_steps(reader, parent) if step.index < trajectory.fork.step]
+    if trajectory.untouched:
+        return steps
     rows = await reader.fetch(
         "SELECT s.*, a.data AS action_data, p.data AS state_data, o.data AS observation_data, r.data AS result_data"
         " FROM steps s JOIN blobs a ON a.id = s.action JOIN blobs p ON p.id = s.state"

@@ -92,7 +92,8 @@ class Models:
 
     async def journal(self, trajectory: Trajectory, task: Task) -> Journal:
         """The journal of a trajectory, with every reply that it has."""
-        return Journal(self, trajectory, task, await load_journal(self.database, trajectory.id))
+        known = {} if trajectory.untouched else await load_journal(self.database, trajectory.id)
+        return Journal(self, trajectory, task, known)
 
 
 class Journal:

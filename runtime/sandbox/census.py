@@ -15,20 +15,23 @@ _NEIGHBOURS = 1024
 
 
 class Census:
-    """What the limit on processes has to leave for processes that are not the code's; counted now and then."""
+    """What the limit on processes has to leave for processes that are not the code's; counted now and then.
+
+    `latest` is what was found last, None before that.
+    """
 
     def __init__(self) -> None:
-        self._others = 0
+        self.latest: int | None = None
         self._counted = -math.inf
         self._counting = anyio.Lock(fast_acquire=True)
 
     async def others(self) -> int:
         """The number of processes and threads that the code of one execution may find beside its own."""
         async with self._counting:
-            if time.monotonic() - self._counted > _EVERY_S:
-                self._others = await anyio.to_thread.run_sync(count_tasks, os.getuid())
+            if self.latest is None or time.monotonic() - self._counted > _EVERY_S:
+                self.latest = _NEIGHBOURS + await anyio.to_thread.run_sync(count_tasks, os.getuid())
                 self._counted = time.monotonic()
-        return self._others + _NEIGHBOURS
+            return self.latest
 
 
 def count_tasks(uid: int) -> int:

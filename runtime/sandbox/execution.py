@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -65,6 +65,13 @@ class Execution:
 
 class Sandbox(Protocol):
     """Runs code that nobody trusts."""
+
+    def expect(self, workspace: Path, *, tools: Collection[str], limits: Limits) -> None:
+        """Code is about to be asked for that will run in a folder: make ready for it, while there is time.
+
+        Nothing depends on it. It is forgotten where the code does not come, or comes with other tools or limits.
+        """
+        ...
 
     async def run(self, code: str, *, workspace: Path, tools: Mapping[str, Tool], limits: Limits) -> Execution:
         """Run Python code in a folder, with tools as functions among its globals.

@@ -48,6 +48,8 @@ class FrameSocket:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
+        # Whether the other end was seen to close before it had read all that was sent.
+        self.abandoned = False
         self._loop = asyncio.get_running_loop()
         self._received = bytearray()
 
@@ -63,6 +65,9 @@ class FrameSocket:
             except BlockingIOError:
                 await self._wait(self._loop.add_reader, self._loop.remove_reader)
                 continue
+            except ConnectionResetError:
+                self.abandoned = True
+                return None
             except OSError:
                 return None
             if not data:
@@ -85,6 +90,7 @@ class FrameSocket:
             except BlockingIOError:
                 await self._wait(self._loop.add_writer, self._loop.remove_writer)
             except OSError:
+                self.abandoned = True
                 return
 
     def _take(self) -> bytes | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import os
 import secrets
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,14 +21,15 @@ from runtime.sandbox.child.identity import BLOCK, Identity
 from runtime.sandbox.execution import Ending, Execution, Limits, Tool
 from runtime.sandbox.footing import Footing, find_footing
 from runtime.sandbox.session import Session, encode_program
-from runtime.sandbox.supervisor import SupervisorHandle
+from runtime.sandbox.supervisor import SupervisorHandle, Terms
 from runtime.sandbox.zygote import ZygoteHandle
-from store.jsontypes import JsonValue
 
 _log = get_logger("sandbox")
 
 # Each execution has two user ids out of a block.
 _MAX_SLOTS = BLOCK // 2
+# Until then the request is under way for whose reply an execution is expected.
+_SOON_S = 0.02
 
 
 class ProcessSandbox:
@@ -49,6 +51,7 @@ class ProcessSandbox:
         self._free = dict.fromkeys(range(slots))
         self._supervisors: dict[int, SupervisorHandle] = {}
         self._homes: dict[Path, int] = {}
+        self._expected: dict[Path, asyncio.TimerHandle] = {}
         self._numbers = itertools.count()
         self._census = Census()
         self._marker = secrets.token_hex(16)
@@ -81,11 +84,20 @@ class ProcessSandbox:
     ) -> None:
         """End every execution, and wait until nothing is left of them."""
         self._closed = True
+        for workspace in list(self._expected):
+            self._forget(workspace)
         with anyio.CancelScope(shield=True):
             if self._zygote is not None:
                 await self._zygote.stop()
         for supervisor in self._supervisors.values():
             supervisor.close()
+
+    def expect(self, workspace: Path, *, tools: Collection[str], limits: Limits) -> None:
+        """Have a runner made a moment later, so that what the caller does next goes first; see Sandbox.expect."""
+        self._forget(workspace)
+        terms = Terms(tuple(tools), limits)
+        loop = asyncio.get_running_loop()
+        self._expected[workspace] = loop.call_later(_SOON_S, self._make_ready, workspace, terms)
 
     async def run(self, code: str, *, workspace: Path, tools: Mapping[str, Tool], limits: Limits) -> Execution:
         """Run Python code; see Sandbox.run."""
@@ -93,18 +105,21 @@ class ProcessSandbox:
         program = encode_program(code)
         if program is None:
             return Execution(output="", error="The code is too long.", ending=Ending.EXCEPTION, seconds=0.0)
+        self._forget(workspace)
+        terms = Terms(tuple(tools), limits)
         workspace = _existing(workspace)
         footing.check_workspace(workspace)
         async with self._slot(workspace) as slot:
             zygote = await self._living_zygote(footing)
-            job = _job(limits, tools, others=await self._others(footing))
-            supervisor = await self._supervisor(zygote, slot, workspace)
+            others = await self._others(footing)
+            supervisor = await self._supervisor(zygote, slot, workspace, terms)
             try:
-                return await Session(zygote, supervisor, limits).conduct(job, program, tools)
+                if not supervisor.awaits_code():
+                    supervisor.begin(terms, others=others)
+                return await Session(zygote, supervisor, limits).conduct(program, tools)
             finally:
                 supervisor.rest()
-                if zygote.first_uid is not None:
-                    _take_back(workspace, Identity.of_slot(zygote.first_uid, slot))
+                self._take_back(zygote, slot, workspace)
 
     @contextlib.asynccontextmanager
     async def _slot(self, workspace: Path) -> AsyncIterator[int]:
@@ -115,7 +130,8 @@ class ProcessSandbox:
         async with self._places:
             slot = self._former_slot(workspace)
             if slot not in self._free:
-                slot = next(iter(self._free))
+                vacant = self._vacant_slot()
+                slot = next(iter(self._free)) if vacant is None else vacant
             del self._free[slot]
             try:
                 yield slot
@@ -139,18 +155,69 @@ class ProcessSandbox:
             raise InfrastructureError("the sandbox has not been started")
         return self._footing
 
-    async def _supervisor(self, zygote: ZygoteHandle, slot: int, workspace: Path) -> SupervisorHandle:
+    def _make_ready(self, workspace: Path, terms: Terms) -> None:
+        del self._expected[workspace]
+        others = self._census.latest if self._started_on.uids is None else 0
+        if others is None:
+            return
+        try:
+            supervisor = self._supervisor_now(_existing(workspace))
+            if supervisor is not None and not supervisor.awaits_code():
+                supervisor.begin(terms, others=others)
+                supervisor.rest()
+        except InfrastructureError as error:  # which the code will meet as well, if that comes
+            _log.debug("sandbox-not-ready", error=str(error))
+
+    def _forget(self, workspace: Path) -> None:
+        expected = self._expected.pop(workspace, None)
+        if expected is not None:
+            expected.cancel()
+
+    async def _supervisor(self, zygote: ZygoteHandle, slot: int, workspace: Path, terms: Terms) -> SupervisorHandle:
         """The supervisor of a workspace, which has no other: nothing passes from one rollout's code to another's."""
         former = self._supervisors.get(slot)
         if former is not None:
-            if former.serving and former.workspace == workspace:
+            if former.serving and former.workspace == workspace and former.suits(terms):
                 return former
-            self._homes.pop(former.workspace, None)
             await former.leave()
         supervisor = await SupervisorHandle.start(zygote, next(self._numbers), slot=slot, workspace=workspace)
-        self._supervisors[slot] = supervisor
-        self._homes[workspace] = slot
+        self._install(zygote, slot, supervisor)
         return supervisor
+
+    def _supervisor_now(self, workspace: Path) -> SupervisorHandle | None:
+        """The supervisor of a workspace without an execution, if that is at nobody's expense, and without a wait."""
+        zygote, home = self._zygote, self._homes.get(workspace)
+        if zygote is None:
+            return None
+        if home is not None:
+            if home not in self._free:
+                return None
+            former = self._supervisors[home]
+            if former.serving:
+                return former
+        slot = self._vacant_slot()
+        if slot is None:
+            return None
+        supervisor = SupervisorHandle.start_now(zygote, next(self._numbers), slot=slot, workspace=workspace)
+        if supervisor is not None:
+            self._install(zygote, slot, supervisor)
+        return supervisor
+
+    def _vacant_slot(self) -> int | None:
+        """A slot that neither an execution nor a supervisor has."""
+        for slot in self._free:
+            former = self._supervisors.get(slot)
+            if former is None or former.gone.is_set():
+                return slot
+        return None
+
+    def _install(self, zygote: ZygoteHandle, slot: int, supervisor: SupervisorHandle) -> None:
+        former = self._supervisors.get(slot)
+        if former is not None and self._homes.get(former.workspace) == slot:
+            del self._homes[former.workspace]
+            self._take_back(zygote, slot, former.workspace)  # whose code may have been awaited and not have come
+        self._supervisors[slot] = supervisor
+        self._homes[supervisor.workspace] = slot
 
     async def _others(self, footing: Footing) -> int:
         """The processes that the kernel counts together with the code's."""
@@ -168,31 +235,24 @@ class ProcessSandbox:
             await self._zygote.greeted()
             return self._zygote
 
+    def _take_back(self, zygote: ZygoteHandle, slot: int, workspace: Path) -> None:
+        """Close a workspace to the user id that its code has, which other code will have.
+
+        The group stays and tells which slot it was; group ids are never given to code of another slot.
+        """
+        if zygote.first_uid is None:
+            return
+        identity = Identity.of_slot(zygote.first_uid, slot)
+        try:
+            os.chown(workspace, os.geteuid(), identity.code, follow_symlinks=False)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            _log.warning("workspace-not-taken-back", workspace=str(workspace), error=str(error))
+
 
 def _existing(workspace: Path) -> Path:
     try:
         return Path(os.path.realpath(workspace, strict=True))
     except OSError as error:
         raise InfrastructureError(f"there is no workspace {workspace}: {error}") from error
-
-
-def _job(limits: Limits, tools: Iterable[str], *, others: int) -> dict[str, JsonValue]:
-    return {
-        "tools": list(tools),
-        "memory_mb": limits.memory_mb,
-        "output_bytes": limits.output_bytes,
-        "file_mb": limits.file_mb,
-        "processes": limits.processes + others,
-        "open_files": limits.open_files,
-    }
-
-
-def _take_back(workspace: Path, identity: Identity) -> None:
-    """Close a workspace to the user id that the code had, which other code will have.
-
-    The group stays and tells which slot it was; group ids are never given to code of another slot.
-    """
-    try:
-        os.chown(workspace, os.geteuid(), identity.code, follow_symlinks=False)
-    except OSError as error:
-        _log.warning("workspace-not-taken-back", workspace=str(workspace), error=str(error))

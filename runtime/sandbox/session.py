@@ -19,8 +19,7 @@ from runtime.sandbox.frames import FrameSocket, ProtocolError
 from runtime.sandbox.supervisor import SupervisorHandle
 from runtime.sandbox.toolcalls import ToolCall
 from runtime.sandbox.verdict import Claim, Findings
-from runtime.sandbox.zygote import ZygoteHandle, socket_pair
-from store.jsontypes import JsonValue
+from runtime.sandbox.zygote import ZygoteHandle
 
 _log = get_logger("sandbox")
 
@@ -42,7 +41,7 @@ def encode_program(code: str) -> bytes | None:
 
 
 class Session:
-    """One execution under way, with a supervisor that has no other."""
+    """One execution under way, with a supervisor that has no other and has begun it."""
 
     def __init__(self, zygote: ZygoteHandle, supervisor: SupervisorHandle, limits: Limits) -> None:
         self._zygote = zygote
@@ -51,23 +50,23 @@ class Session:
         self._talking = anyio.CancelScope()
         self._clock = CodeClock(limits.timeout, self._talking.cancel)
         self._findings = Findings()
+        self._sent = False
         self._zygote_lost = False
 
-    async def conduct(self, job: dict[str, JsonValue], program: bytes, tools: Mapping[str, Tool]) -> Execution:
+    async def conduct(self, program: bytes, tools: Mapping[str, Tool]) -> Execution:
         """See the execution through; when this returns or raises, nothing of it is left.
 
         Raises:
             InfrastructureError: the sandbox failed, or the zygote died.
             Exception: whatever a tool raised that was not a ToolError.
         """
-        near, far = socket_pair()
-        with near, self._zygote.mourning(self._lose_zygote):
-            with far:
-                self._supervisor.begin(job, far, self._limits.output_bytes, self._talking.cancel)
+        with self._supervisor.take_over(self._talking.cancel) as end, self._zygote.mourning(self._lose_zygote):
+            channel = FrameSocket(end)
             try:
-                await self._talk(FrameSocket(near), program, tools)
+                await self._talk(channel, program, tools)
             finally:
                 await self._end()
+        self._findings.begun |= self._sent and not channel.abandoned
         return await self._judge()
 
     async def _talk(self, channel: FrameSocket, program: bytes, tools: Mapping[str, Tool]) -> None:
@@ -80,9 +79,8 @@ class Session:
             self._findings.attack = str(error)
 
     async def _begin(self, channel: FrameSocket, program: bytes) -> None:
-        """Send the code and wait until the runner starts it."""
+        """Wait until the runner is ready, and send it the code."""
         with anyio.move_on_after(_BEGIN_S) as starting:
-            await channel.write(program)
             message = await channel.read()
             if message is None:
                 await self._supervisor.over.wait()
@@ -90,14 +88,18 @@ class Session:
             # The supervisor may be busy with a folder of the code's making, which is nobody else's concern.
             self._supervisor.kill()
             raise InfrastructureError(f"the sandbox did not start the code within {_BEGIN_S:g} s")
-        if message is not None and "problem" in message:
+        if message is None:
+            return
+        if "problem" in message:
             raise InfrastructureError(f"the sandbox did not start the code: {message['problem']}")
-        if message is not None:
-            self._clock.start()
+        self._clock.start()
+        await channel.write(program)
+        self._sent = True
 
     async def _serve(self, channel: FrameSocket, tools: Mapping[str, Tool]) -> None:
         """Answer calls until the code has ended or has closed the channel, then wait for its processes to end."""
         while (message := await channel.read()) is not None:
+            self._findings.begun = True
             if "end" in message:
                 self._findings.claim = Claim.parse(message)
                 self._clock.stop()
@@ -117,6 +119,7 @@ class Session:
             return
         with anyio.move_on_after(_DRAIN_S):
             while (message := await channel.read()) is not None:
+                self._findings.begun = True
                 if "end" in message:
                     self._findings.claim = Claim.parse(message)
 

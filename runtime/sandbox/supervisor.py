@@ -7,11 +7,13 @@ import contextlib
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import anyio
 import orjson
 
 from runtime.errors import InfrastructureError
+from runtime.sandbox.execution import Limits
 from runtime.sandbox.report import Report
 from runtime.sandbox.zygote import ZygoteHandle, socket_pair
 from store.jsontypes import JsonValue
@@ -24,11 +26,29 @@ _IDLE_S = 60.0
 _LEAVE_S = 8.0
 
 
+class Terms(NamedTuple):
+    """What is settled of an execution before there is code: the names of its tools, and its limits."""
+
+    tools: tuple[str, ...]
+    limits: Limits
+
+    def job(self, others: int) -> dict[str, JsonValue]:
+        """What a supervisor is told of it; see SupervisorHandle.begin."""
+        return {
+            "tools": list(self.tools),
+            "memory_mb": self.limits.memory_mb,
+            "output_bytes": self.limits.output_bytes,
+            "file_mb": self.limits.file_mb,
+            "processes": self.limits.processes + others,
+            "open_files": self.limits.open_files,
+        }
+
+
 class SupervisorHandle:
     """A supervisor, which runs the executions of a workspace.
 
     An execution is `over` when nothing of it is left: with its report, else when the other end of the control socket
-    closes, as it also does when the supervisor is `gone`.
+    closes, as it also does when the supervisor is `gone`. It may begin before there is code: its runner waits.
     """
 
     def __init__(self, zygote: ZygoteHandle, number: int, workspace: Path, control: socket.socket) -> None:
@@ -39,6 +59,8 @@ class SupervisorHandle:
         self.gone = anyio.Event()
         self._number = number
         self._control = control
+        self._channel: socket.socket | None = None
+        self._terms: Terms | None = None
         self._data = bytearray()
         self._room = _MAX_HEADER
         self._ended: Callable[[], None] | None = None
@@ -56,36 +78,66 @@ class SupervisorHandle:
         near, far = socket_pair(socket.SOCK_SEQPACKET)
         try:
             with far:
-                request: dict[str, JsonValue] = {"supervisor": number, "slot": slot, "workspace": str(workspace)}
-                await zygote.fork(request, far)
+                await zygote.fork(_request(number, slot, workspace), far)
         except BaseException:
             near.close()
             raise
         return cls(zygote, number, workspace, near)
+
+    @classmethod
+    def start_now(cls, zygote: ZygoteHandle, number: int, *, slot: int, workspace: Path) -> SupervisorHandle | None:
+        """The same without a wait, None if there would be one, or no supervisor.
+
+        Raises:
+            InfrastructureError: there are too many open files.
+        """
+        near, far = socket_pair(socket.SOCK_SEQPACKET)
+        with far:
+            if zygote.fork_now(_request(number, slot, workspace), far):
+                return cls(zygote, number, workspace, near)
+        near.close()
+        return None
 
     @property
     def serving(self) -> bool:
         """Whether it can be given an execution."""
         return not (self._retired or self.gone.is_set() or self._zygote.dead)
 
-    def begin(
-        self, job: dict[str, JsonValue], channel: socket.socket, output_bytes: int, ended: Callable[[], None]
-    ) -> None:
-        """Give it an execution, with the far end of the runner's channel; a function is called when that is over.
+    def begin(self, terms: Terms, *, others: int) -> None:
+        """Have a runner made that waits for code; `others` are the processes that the kernel counts with the code's.
 
         Raises:
-            InfrastructureError: it takes none.
+            InfrastructureError: it takes no execution.
         """
-        self._wake()
+        self._stay()
+        self._drop_channel()
         self._data.clear()
-        self._room = output_bytes + _MAX_HEADER
-        self._ended = ended
+        self._room = terms.limits.output_bytes + _MAX_HEADER
         self.report = None
         self.over = anyio.Event()
+        near, far = socket_pair()
+        self._channel, self._terms = near, terms
         try:
-            socket.send_fds(self._control, [orjson.dumps(job)], [channel.fileno()])
+            with far:
+                socket.send_fds(self._control, [orjson.dumps(terms.job(others))], [far.fileno()])
         except OSError as error:
             raise InfrastructureError(f"the sandbox's supervisor takes no more work: {error!r}") from error
+
+    def awaits_code(self) -> bool:
+        """Whether an execution has begun that has got no code yet."""
+        return self._channel is not None and not self.over.is_set()
+
+    def suits(self, terms: Terms) -> bool:
+        """Whether it does not await code on other terms."""
+        return self._terms == terms or not self.awaits_code()
+
+    def take_over(self, ended: Callable[[], None]) -> socket.socket:
+        """The channel of the runner that awaits code; from now on a function is called when the execution is over."""
+        self._stay()
+        channel, self._channel = self._channel, None
+        assert channel is not None  # it has begun
+        self._ended = ended
+        return channel
 
     def stop(self) -> None:
         """Have the execution ended now."""
@@ -100,6 +152,7 @@ class SupervisorHandle:
 
     def rest(self) -> None:
         """It has nothing to do; after a time without work it is let go."""
+        self._stay()
         if self.serving:
             self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self.retire)
 
@@ -152,7 +205,8 @@ class SupervisorHandle:
             return
         asyncio.get_running_loop().remove_reader(self._control.fileno())
         self._control.close()
-        self._wake()
+        self._stay()
+        self._drop_channel()
         self.gone.set()
         self._finish()
 
@@ -162,7 +216,16 @@ class SupervisorHandle:
             self._ended()
             self._ended = None
 
-    def _wake(self) -> None:
+    def _stay(self) -> None:
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
+
+    def _drop_channel(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+
+def _request(number: int, slot: int, workspace: Path) -> dict[str, JsonValue]:
+    return {"supervisor": number, "slot": slot, "workspace": str(workspace)}

@@ -42,9 +42,11 @@ class Claim:
 class Findings:
     """What is known of an execution once nothing of it is left.
 
-    `attack` says what the code did to the channel, `timeout` (seconds) that it used up its time.
+    `begun` says whether the runner took the code, `attack` what the code did to the channel, `timeout` (seconds)
+    that it used up its time.
     """
 
+    begun: bool = False
     claim: Claim | None = None
     report: Report | None = None
     attack: str | None = None
@@ -64,6 +66,8 @@ class Findings:
         report = self.report
         if report is not None and report.problem is not None:
             raise InfrastructureError(f"the sandbox failed: {report.problem}")
+        if not self.begun:
+            raise InfrastructureError("the sandbox's processes were ended before they took the code")
         ending, error = self._ending()
         if ending is Ending.KILLED and self.attack is None and not may_kill_supervisor:
             raise InfrastructureError("the supervisor of an execution was ended by somebody else")

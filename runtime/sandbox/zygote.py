@@ -124,6 +124,15 @@ class ZygoteHandle:
             self.destroy()
             raise InfrastructureError(f"the sandbox's zygote takes no more work: {error!r}") from error
 
+    def fork_now(self, request: dict[str, JsonValue], control: socket.socket) -> bool:
+        """Ask for a supervisor if the zygote is up and has room for the request; whether it was asked."""
+        if self.dead or not self._greeted or self._sending.locked():
+            return False
+        try:
+            return self._send(orjson.dumps(request), [control.fileno()])
+        except OSError:
+            return False
+
     def kill_supervisor(self, number: int) -> None:
         """Have the zygote kill a supervisor that does not answer, and end what that leaves behind."""
         with contextlib.suppress(OSError):

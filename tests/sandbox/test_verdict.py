@@ -15,6 +15,7 @@ COMPLETED = Claim(Ending.COMPLETED, None)
 
 
 def ending(findings: Findings, *, may_kill_supervisor: bool = True) -> Ending:
+    findings.begun = True
     return findings.execution(1.0, may_kill_supervisor=may_kill_supervisor).ending
 
 
@@ -42,6 +43,12 @@ def test_a_lost_supervisor_is_the_codes_doing_only_where_code_can_do_it() -> Non
         assert ending(findings) is Ending.KILLED
         with pytest.raises(InfrastructureError):
             ending(findings, may_kill_supervisor=False)
+
+
+@pytest.mark.parametrize("report", [None, Report(status=9), Report(stopped=True)])
+def test_what_ended_before_it_took_the_code_says_nothing_of_the_code(report: Report | None) -> None:
+    with pytest.raises(InfrastructureError, match="before they took the code"):
+        Findings(report=report).execution(0.0, may_kill_supervisor=True)
 
 
 def test_a_problem_of_the_supervisor_is_no_evidence() -> None:

@@ -61,6 +61,7 @@ class MainAgent:
         except ContentFiltered:
             return _refused("plan", before, context.index)
         state = next_state(plan.content, before)
+        context.sandbox.expect(context.workspace.path, tools=Toolbox(context).tools(), limits=context.limits)
         try:
             reply = await self._ask(context, "action", action_closing(state, context.index))
         except ContentFiltered:

@@ -44,7 +44,8 @@ class Confinement:
         # A change of user id would have taken both back.
         kernel.allow_inspection()
         kernel.die_with_parent(_signal.SIGKILL, self._supervisor)
-        os.setsid()
+        # Not a session, which would be one more that the kernel shares the processors between, whatever its niceness.
+        os.setpgid(0, 0)
         os.fchdir(workspace)
         os.nice(_NICENESS)
         # Flags and locks of what is inherited would be shared with all executions.

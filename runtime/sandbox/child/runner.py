@@ -20,7 +20,7 @@ from . import forkhooks
 from .channel import Channel, encode_frame
 from .failure import FILE, describe_exception, describe_exit, remember_source
 
-_BEGIN = encode_frame({"begin": True})
+_READY = encode_frame({"ready": True})
 _COMPLETED = encode_frame({"end": "completed", "error": None})
 
 
@@ -46,7 +46,7 @@ def prepare() -> None:
 
 
 def run(channel: Channel, namespace: dict[str, Any]) -> NoReturn:
-    """Execute what the daemon sends, tell the end, and end the process."""
+    """Tell that there is a runner, execute what the daemon sends, tell the end, and end the process."""
     try:
         _run(channel, namespace)
     finally:
@@ -65,9 +65,9 @@ def _run(channel: Channel, namespace: dict[str, Any]) -> NoReturn:
     owner = os.getpid()
     forkhooks.release()
     channel.own()
+    channel.send(_READY)
     code = channel.receive().decode("utf-8", errors="surrogatepass")
     remember_source(code)
-    channel.send(_BEGIN)
     end = _execute(code, namespace)
     _settle()
     # A fork that the code made may come by here too.

@@ -111,8 +111,10 @@ class Supervisor:
         drain(pipe, output)
         os.close(pipe)
         output.close()
-        folders.tidy()
+        folders.give_back()
         self._report(output, stopped=not ended)
+        # Nobody waits for this.
+        folders.tidy()
 
     def _start_runner(self, job: Job, channel: Channel, workspace: int) -> int:
         pipe, written = os.pipe()

@@ -30,6 +30,8 @@ _END_S = 15.0
 _MOP_S = 5.0
 _CLEAN_S = 5.0
 _MAX_REQUEST = 1 << 16
+# Of all processes of the sandbox together, where that counts: the daemon should not wait for them.
+_NICENESS = 5
 # Imported before the forks, so that code need not wait for what code often imports.
 _WARM = """
 ast base64 bisect calendar collections.abc copy csv dataclasses datetime decimal enum fractions functools glob
@@ -177,6 +179,7 @@ def main(settings: dict[str, Any]) -> None:
         kernel.forbid_privileges()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.umask(0o022)
+        kernel.yield_processors(_NICENESS)
         zygote = Zygote(control, settings["scratch"])
         kernel.die_with_parent(signal.SIGTERM, settings["daemon"])
         if settings["uids"] is None:

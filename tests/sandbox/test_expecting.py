@@ -1,0 +1,188 @@
+"""Runners are made while code is being asked for, and nothing depends on whether it comes."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import anyio
+import pytest
+
+from runtime.errors import InfrastructureError
+from runtime.sandbox import Ending, Execution, ProcessSandbox
+from runtime.sandbox.supervisor import Terms
+from tests.sandbox.conftest import TEST_LIMITS, left_of
+
+PID = "import os\nprint(os.getpid())"
+
+
+@pytest.fixture
+async def narrow() -> AsyncIterator[ProcessSandbox]:
+    """A sandbox that is up, in which every workspace comes to the same slot."""
+    async with ProcessSandbox(slots=1) as sandbox:
+        await sandbox.ready()
+        if os.geteuid() != 0:  # an ordinary user's processes have to be counted before any are made ahead
+            await sandbox._census.others()
+        yield sandbox
+
+
+async def until(true: Callable[[], bool]) -> None:
+    with anyio.fail_after(20):
+        while not true():  # noqa: ASYNC110 - of processes
+            await anyio.sleep(0.01)
+
+
+async def runner_of(sandbox: ProcessSandbox, workspace: Path) -> int:
+    """Have a runner made for code of a workspace that is to come; its process."""
+    sandbox.expect(workspace, tools={}, limits=TEST_LIMITS)
+    await until(lambda: len(left_of(sandbox)) == 1)
+    (runner,) = left_of(sandbox)
+    await until(lambda: sandbox._supervisors[0].awaits_code() and _waits(runner))
+    return runner
+
+
+def _waits(process: int) -> bool:
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
+async def run(sandbox: ProcessSandbox, code: str, workspace: Path) -> Execution:
+    return await sandbox.run(code, workspace=workspace, tools={}, limits=TEST_LIMITS)
+
+
+async def test_code_that_was_expected_runs_in_the_process_that_was_made_for_it(
+    narrow: ProcessSandbox, workspace: Path
+) -> None:
+    for _ in range(2):
+        runner = await runner_of(narrow, workspace)
+        assert (await run(narrow, PID, workspace)).output == f"{runner}\n"
+        assert left_of(narrow) == set()
+    assert (await run(narrow, PID, workspace)).output != f"{runner}\n"
+
+
+async def test_the_time_that_a_runner_waits_is_not_its_codes(narrow: ProcessSandbox, workspace: Path) -> None:
+    limits = dataclasses.replace(TEST_LIMITS, timeout=0.5)
+    narrow.expect(workspace, tools={}, limits=limits)
+    await anyio.sleep(1.0)
+    runner = left_of(narrow)
+    execution = await narrow.run(PID, workspace=workspace, tools={}, limits=limits)
+    assert (execution.ok, {int(execution.output)}) == (True, runner)
+    assert execution.seconds < 0.5
+
+
+async def test_code_that_comes_on_other_terms_gets_them(narrow: ProcessSandbox, workspace: Path) -> None:
+    runner = await runner_of(narrow, workspace)
+
+    async def tell() -> str:
+        return "told"
+
+    limits = dataclasses.replace(TEST_LIMITS, open_files=33)
+    code = f"import resource\nprint(tell(), resource.getrlimit(resource.RLIMIT_NOFILE)[0])\n{PID}"
+    execution = await narrow.run(code, workspace=workspace, tools={"tell": tell}, limits=limits)
+    assert execution.output.split()[:2] == ["told", "33"]
+    assert execution.output.split()[2] != str(runner)
+    assert left_of(narrow) == set()
+
+
+async def test_a_runner_that_died_waiting_is_replaced(narrow: ProcessSandbox, workspace: Path) -> None:
+    os.kill(await runner_of(narrow, workspace), signal.SIGKILL)
+    await until(lambda: not narrow._supervisors[0].awaits_code())
+    assert (await run(narrow, "print(1)", workspace)).output == "1\n"
+
+
+async def test_the_death_of_a_runner_that_took_no_code_says_nothing_of_the_code(
+    narrow: ProcessSandbox, workspace: Path
+) -> None:
+    runner = await runner_of(narrow, workspace)
+    os.kill(runner, signal.SIGSTOP)  # so that it takes nothing, and nobody knows
+    async with anyio.create_task_group() as tasks:
+
+        async def kill() -> None:
+            await anyio.sleep(0.3)
+            os.kill(runner, signal.SIGKILL)
+
+        tasks.start_soon(kill)
+        with pytest.raises(InfrastructureError, match="before they took the code"):
+            await run(narrow, "print(1)", workspace)
+    assert (await run(narrow, "print(1)", workspace)).output == "1\n"
+
+
+async def test_the_death_of_a_runner_that_took_its_code_is_an_end_of_the_code(
+    narrow: ProcessSandbox, workspace: Path
+) -> None:
+    await runner_of(narrow, workspace)
+    execution = await run(narrow, "import os\nos.kill(os.getpid(), 9)", workspace)
+    assert (execution.ending, execution.error) == (Ending.EXITED, "The process of the code was ended by SIGKILL.")
+
+
+async def test_a_runner_in_wait_gives_way_to_code_that_has_come(
+    narrow: ProcessSandbox, folders: Callable[[], Path]
+) -> None:
+    one, other = folders(), folders()
+    runner = await runner_of(narrow, one)
+    with anyio.fail_after(10):
+        assert (await run(narrow, "open('here', 'w').close()", other)).ok
+    with pytest.raises(ProcessLookupError):
+        os.kill(runner, 0)
+    assert one.stat().st_uid == os.geteuid()
+    # Nobody gives way to what may come.
+    narrow.expect(one, tools={}, limits=TEST_LIMITS)
+    await anyio.sleep(0.2)
+    assert narrow._supervisors[0].workspace == other
+    assert (await run(narrow, PID, one)).ok
+
+
+async def test_code_that_comes_at_once_is_run_at_once(narrow: ProcessSandbox, workspace: Path) -> None:
+    narrow.expect(workspace, tools={}, limits=TEST_LIMITS)
+    assert (await run(narrow, "print(1)", workspace)).output == "1\n"
+    await anyio.sleep(0.2)
+    assert left_of(narrow) == set()
+
+
+async def test_code_that_never_comes_is_forgotten(
+    narrow: ProcessSandbox, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.sandbox.supervisor._IDLE_S", 0.3)
+    runner = await runner_of(narrow, workspace)
+    with anyio.fail_after(10):
+        await narrow._supervisors[0].gone.wait()
+    with pytest.raises(ProcessLookupError):
+        os.kill(runner, 0)
+    assert (await run(narrow, "print(1)", workspace)).ok
+
+
+async def test_a_sandbox_ends_with_runners_in_wait(folders: Callable[[], Path]) -> None:
+    async with ProcessSandbox() as sandbox:
+        await run(sandbox, "pass", folders())
+        for _ in range(5):
+            sandbox.expect(folders(), tools={}, limits=TEST_LIMITS)
+        await until(lambda: len(left_of(sandbox)) == 5)
+        waiting = left_of(sandbox)
+        sandbox.expect(folders(), tools={}, limits=TEST_LIMITS)
+    for process in waiting:
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
+
+
+async def test_nothing_comes_of_an_expectation_that_cannot_be_met(narrow: ProcessSandbox, workspace: Path) -> None:
+    narrow.expect(workspace / "gone", tools={}, limits=TEST_LIMITS)
+    assert narrow._zygote is not None
+    narrow._zygote._process.kill()
+    narrow.expect(workspace, tools={}, limits=TEST_LIMITS)
+    await anyio.sleep(0.2)
+    assert narrow._supervisors == {}
+    assert (await run(narrow, "print(1)", workspace)).ending is Ending.COMPLETED
+
+
+async def test_a_supervisor_takes_no_second_execution_for_the_same_code(
+    narrow: ProcessSandbox, workspace: Path
+) -> None:
+    runner = await runner_of(narrow, workspace)
+    for _ in range(3):
+        narrow.expect(workspace, tools={}, limits=TEST_LIMITS)
+        await anyio.sleep(0.1)
+    assert left_of(narrow) == {runner}
+    assert narrow._supervisors[0].suits(Terms((), TEST_LIMITS))
+    assert not narrow._supervisors[0].suits(Terms(("tell",), TEST_LIMITS))
