@@ -12,8 +12,8 @@ from .job import MIB, Job
 
 # Left above the soft limit on memory, so that running out of it can still be told.
 _MEMORY_RESERVE = 64 * MIB
-# The daemon and the supervisor share the processors with the code and should not wait for it.
-_NICENESS = 5
+# The daemon and the supervisors share the processors with the code of all and should not wait for it.
+NICENESS = 10
 
 
 class Confinement:
@@ -47,7 +47,7 @@ class Confinement:
         # Not a session, which would be one more that the kernel shares the processors between, whatever its niceness.
         os.setpgid(0, 0)
         os.fchdir(workspace)
-        os.nice(_NICENESS)
+        os.nice(NICENESS)
         # Flags and locks of what is inherited would be shared with all executions.
         os.dup2(os.open(os.devnull, os.O_RDWR), 0)
         os.dup2(output, 1)

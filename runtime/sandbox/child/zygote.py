@@ -22,6 +22,7 @@ import traceback
 from typing import Any
 
 from . import kernel, kin, runner, tree
+from .confinement import NICENESS
 from .identity import Identity, claim_block
 from .supervisor import Post, supervise, tell_problem
 from .wakeups import Wakeups
@@ -30,8 +31,6 @@ _END_S = 15.0
 _MOP_S = 5.0
 _CLEAN_S = 5.0
 _MAX_REQUEST = 1 << 16
-# Of all processes of the sandbox together, where that counts: the daemon should not wait for them.
-_NICENESS = 5
 # Imported before the forks, so that code need not wait for what code often imports.
 _WARM = """
 ast base64 bisect calendar collections.abc copy csv dataclasses datetime decimal enum fractions functools glob
@@ -179,7 +178,7 @@ def main(settings: dict[str, Any]) -> None:
         kernel.forbid_privileges()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.umask(0o022)
-        kernel.yield_processors(_NICENESS)
+        kernel.yield_processors(NICENESS)
         zygote = Zygote(control, settings["scratch"])
         kernel.die_with_parent(signal.SIGTERM, settings["daemon"])
         if settings["uids"] is None:
