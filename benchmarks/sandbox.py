@@ -1,7 +1,8 @@
 """What an execution of code in the sandbox costs, in processor time of all processes together and in wall time.
 
-One after the other in one workspace, and 256 workspaces at once, six times over, as rollouts do it. Beside them the
-start of a bare interpreter, which is what a sandbox without warm processes would pay, and a bare fork of one.
+One after the other in one workspace, and 256 workspaces at once, six times over, as rollouts do it; then with runners
+made while the code is asked for, as the main agent has it. Beside them the start of a bare interpreter, which is what
+a sandbox without warm processes would pay, and a bare fork of one.
 
     python -m benchmarks.sandbox [--json] [--check]
 """
@@ -27,6 +28,8 @@ AT_ONCE = 256
 TURNS = 6
 ALONE = 200
 BARE = 20
+# In this time 256 runners are made, and their supervisors in the first turn.
+_MAKING_S = 3.0
 FORKS = 100
 _FORKING = f"""
 import os
@@ -51,8 +54,11 @@ def _processor_s() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-async def _execute(folder: Path, codes: Sequence[str], turns: int) -> float:
-    """Run codes some times in a fresh sandbox, all at once in workspaces of their own; the seconds that they took."""
+async def _execute(folder: Path, codes: Sequence[str], turns: int, expected: bool = False) -> float:
+    """Run codes some times in a fresh sandbox, all at once in workspaces of their own; the seconds that they took.
+
+    If they are `expected`, their runners are made beforehand, and that time is not counted.
+    """
     paths = [folder / str(number) for number in range(len(codes))]
     async with ProcessSandbox() as sandbox:
         await sandbox.ready()
@@ -63,15 +69,21 @@ async def _execute(folder: Path, codes: Sequence[str], turns: int) -> float:
 
         for path in paths:
             path.mkdir(exist_ok=True)
-        started = time.perf_counter()
+        seconds = 0.0
         for _ in range(turns):
+            if expected:
+                for path in paths:
+                    sandbox.expect(path, tools={}, limits=Limits())
+                await anyio.sleep(_MAKING_S)
+            started = time.perf_counter()
             async with anyio.create_task_group() as tasks:
                 for path, code in zip(paths, codes, strict=True):
                     tasks.start_soon(run, path, code)
-        return time.perf_counter() - started
+            seconds += time.perf_counter() - started
+        return seconds
 
 
-def executions(workspaces: int, turns: int) -> Cost:
+def executions(workspaces: int, turns: int, *, expected: bool = False) -> Cost:
     """The cost of an execution: what a sandbox that runs them costs more than one that runs nothing."""
     codes = [Texts(f"code {number}").code(1000) for number in range(workspaces)]
     with tempfile.TemporaryDirectory(prefix="cso-bench-") as folder:
@@ -79,7 +91,7 @@ def executions(workspaces: int, turns: int) -> Cost:
         begin = _processor_s()
         anyio.run(_execute, Path(folder), (), 0)
         between = _processor_s()
-        seconds = anyio.run(_execute, Path(folder), codes, turns)
+        seconds = anyio.run(_execute, Path(folder), codes, turns, expected)
         spent = _processor_s() - between - (between - begin)
     return Cost(1e3 * spent / (workspaces * turns), 1e3 * seconds / (workspaces * turns))
 
@@ -101,6 +113,7 @@ def measure() -> list[Figure]:
     """The figures of the sandbox."""
     interpreter, forking = _best(interpreters), _best(lambda: interpreters(_FORKING))
     alone, burst = _best(lambda: executions(1, ALONE)), _best(lambda: executions(AT_ONCE, TURNS))
+    expected = _best(lambda: executions(AT_ONCE, TURNS, expected=True))
     bare = "a bare interpreter"
     return [
         Figure(
@@ -126,6 +139,14 @@ def measure() -> list[Figure]:
             limit=interpreter.wall,
         ),
         Figure(name=f"wall time of {AT_ONCE} executions at once", value=AT_ONCE * burst.wall / 1e3, unit="s"),
+        Figure(name="the same, each expected beforehand", value=AT_ONCE * expected.wall / 1e3, unit="s"),
+        Figure(
+            name="processor time of an execution, then",
+            value=expected.processor,
+            unit="ms",
+            against=bare,
+            limit=interpreter.processor,
+        ),
         Figure(
             name="processor time of a bare interpreter's fork",
             value=(forking.processor - interpreter.processor) / FORKS,

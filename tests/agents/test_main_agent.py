@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from runtime.agents.main.replies import render_reply
 from runtime.config.settings import Settings
 from runtime.daemon import open_daemon
 from runtime.errors import ConfigError
+from runtime.sandbox import Execution, Limits, ProcessSandbox, Tool
 from store.database import Reader
 from store.trajectories import Step, load_steps, load_trajectory
 from tests.acceptance.running import settings_for
@@ -58,6 +60,30 @@ async def test_each_step_asks_for_a_plan_and_then_for_an_action_over_that_plans_
         f"Progress state at step 1:\n{second.state}\n\nWrite the action of step 1."
     )
     assert "before step 1" in second.state
+
+
+async def test_the_sandbox_expects_the_code_of_a_step_on_the_terms_on_which_it_runs(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected: list[tuple[int, Path, tuple[str, ...], Limits]] = []
+    ran: list[tuple[int, Path, tuple[str, ...], Limits]] = []
+    expect, run = ProcessSandbox.expect, ProcessSandbox.run
+
+    def noted_expect(sandbox: ProcessSandbox, workspace: Path, *, tools: Collection[str], limits: Limits) -> None:
+        expected.append((len(ran), workspace, tuple(tools), limits))
+        expect(sandbox, workspace, tools=tools, limits=limits)
+
+    async def noted_run(
+        sandbox: ProcessSandbox, code: str, *, workspace: Path, tools: Mapping[str, Tool], limits: Limits
+    ) -> Execution:
+        ran.append((len(ran), workspace, tuple(tools), limits))
+        return await run(sandbox, code, workspace=workspace, tools=tools, limits=limits)
+
+    monkeypatch.setattr(ProcessSandbox, "expect", noted_expect)
+    monkeypatch.setattr(ProcessSandbox, "run", noted_run)
+    await play(Script(actions=("print('one')", "stop('42', '')")).answer, data)
+    assert len(ran) == 2
+    assert expected == ran
 
 
 async def test_the_first_state_has_the_four_lists_and_nothing_in_them(data: Path) -> None:

@@ -16,12 +16,13 @@ from store.trajectories import (
     add_step,
     begin_trajectory,
     end_trajectory,
+    find_trajectory,
     load_branches,
     load_labels,
     load_steps,
     load_trajectory,
 )
-from tests.store.filling import new_run, new_trajectory, score_step
+from tests.store.filling import new_call, new_run, new_trajectory, score_step
 
 
 @pytest.fixture
@@ -46,6 +47,20 @@ async def test_a_place_has_one_row_however_often_it_is_begun(database: Database)
     assert again == parent
     assert branches[0] == branches[1]
     assert len({parent, branches[0], other}) == 3
+
+
+async def test_only_a_trajectory_without_a_step_or_a_call_is_untouched(database: Database) -> None:
+    async def untouched(identifier: int) -> bool:
+        return (await database.write(partial(find_trajectory, identifier=identifier))).untouched
+
+    parent, fork = await branched(database)
+    fresh = await database.write(partial(begin_trajectory, task=1, ordinal=1))
+    branch = await database.write(partial(begin_trajectory, task=1, ordinal=0, fork=fork))
+    assert [await untouched(identifier) for identifier in (parent, fresh, branch)] == [False, True, True]
+    steps = await load_steps(database, await database.write(partial(find_trajectory, identifier=branch)))
+    assert [step.index for step in steps] == [0, 1]  # its parent's
+    await new_call(database, fresh, step=0)
+    assert not await untouched(fresh)
 
 
 async def test_a_branch_has_the_steps_of_its_parent_before_the_fork_and_then_its_own(database: Database) -> None:
