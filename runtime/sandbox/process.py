@@ -157,12 +157,10 @@ class ProcessSandbox:
 
     def _make_ready(self, workspace: Path, terms: Terms) -> None:
         del self._expected[workspace]
-        others = self._census.latest if self._started_on.uids is None else 0
-        if others is None:
-            return
         try:
-            supervisor = self._supervisor_now(_existing(workspace))
-            if supervisor is not None and not supervisor.awaits_code():
+            others = self._census.latest if self._started_on.uids is None else 0
+            supervisor = None if others is None else self._supervisor_now(_existing(workspace))
+            if others is not None and supervisor is not None and not supervisor.awaits_code():
                 supervisor.begin(terms, others=others)
                 supervisor.rest()
         except InfrastructureError as error:  # which the code will meet as well, if that comes

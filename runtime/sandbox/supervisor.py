@@ -116,12 +116,13 @@ class SupervisorHandle:
         self.report = None
         self.over = anyio.Event()
         near, far = socket_pair()
-        self._channel, self._terms = near, terms
         try:
             with far:
                 socket.send_fds(self._control, [orjson.dumps(terms.job(others))], [far.fileno()])
         except OSError as error:
+            near.close()
             raise InfrastructureError(f"the sandbox's supervisor takes no more work: {error!r}") from error
+        self._channel, self._terms = near, terms
 
     def awaits_code(self) -> bool:
         """Whether an execution has begun that has got no code yet."""
