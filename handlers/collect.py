@@ -11,7 +11,6 @@ from runtime.handler import Result, nothing_more
 from runtime.rollout import Ended
 from runtime.services import Services
 from store.events import Event, Outcome, TaskSubmitted, TrajectoryCompleted
-from store.tasks import load_task
 from store.trajectories import Trajectory
 
 
@@ -27,13 +26,11 @@ class Collect:
 
     async def handle(self, event: Event) -> Result:
         """Roll out the policy `run.trajectories` times on the task."""
-        assert event.task is not None  # tasks are what this handler is about
-        task = await load_task(self._services.database, event.task)
         await finish_all(
             partial(
                 roll_out,
                 self._services,
-                task,
+                event,
                 ordinal=ordinal,
                 fork=None,
                 rank=Rank.COLLECT,

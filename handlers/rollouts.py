@@ -14,7 +14,7 @@ from runtime.models.errors import EndpointPaused, EndpointStopped, RequestRefuse
 from runtime.rollout import Ended
 from runtime.services import Services
 from store.events import Event, Outcome
-from store.tasks import Task
+from store.tasks import Task, read_task
 from store.trajectories import Fork, Trajectory, begin_trajectory, end_trajectory, find_trajectory
 from store.transaction import Transaction
 
@@ -22,9 +22,9 @@ Completed = Callable[[Trajectory, Ended, Outcome], Event]
 
 
 async def roll_out(
-    services: Services, task: Task, *, ordinal: int, fork: Fork | None, rank: Rank, completed: Completed
+    services: Services, event: Event, *, ordinal: int, fork: Fork | None, rank: Rank, completed: Completed
 ) -> Outcome:
-    """Bring one rollout to a judged end, or find that it has one.
+    """Bring one rollout on the task of an event to a judged end, or find that it has one.
 
     Args:
         completed: the event that tells of the end; it is published once.
@@ -35,10 +35,13 @@ async def roll_out(
     """
     database = services.database
 
-    def begin(transaction: Transaction) -> Trajectory:
-        return find_trajectory(transaction, begin_trajectory(transaction, task=task.id, ordinal=ordinal, fork=fork))
+    def begin(transaction: Transaction) -> tuple[Task, Trajectory]:
+        assert event.task is not None  # tasks are what the handlers of rollouts are about
+        task = read_task(transaction, event.task)
+        identifier = begin_trajectory(transaction, task=task.id, ordinal=ordinal, fork=fork)
+        return task, find_trajectory(transaction, identifier)
 
-    trajectory = await database.write(begin)
+    task, trajectory = await database.write(begin)
     if trajectory.outcome is not None:
         return trajectory.outcome
     try:

@@ -19,7 +19,6 @@ from runtime.rollout import Ended
 from runtime.services import Services
 from store.candidates import Candidate, load_candidates
 from store.events import BranchCompleted, Event, Outcome, StepScored
-from store.tasks import Task, load_task
 from store.trajectories import Fork, Trajectory, load_branches
 
 
@@ -39,7 +38,6 @@ class Verify:
         if not event.critical:
             return nothing_more
         database, settings = self._services.database, self._services.settings
-        task = await load_task(database, _task_of(event))
         candidates = await load_candidates(database, event.trajectory, event.step)
         failures: list[InfrastructureError] = []
         for number, alternative in enumerate(alternatives_to_verify(candidates, settings.critical.good_min)):
@@ -47,7 +45,7 @@ class Verify:
             if number == 0:
                 branches += [(candidates[0], ordinal) for ordinal in range(settings.verify.controls)]
             try:
-                await finish_all(partial(self._branch, task, candidate, ordinal) for candidate, ordinal in branches)
+                await finish_all(partial(self._branch, event, candidate, ordinal) for candidate, ordinal in branches)
             except EndpointStopped:
                 raise  # nothing more would be answered
             except InfrastructureError as error:
@@ -61,19 +59,14 @@ class Verify:
             raise together(failures)
         return nothing_more
 
-    async def _branch(self, task: Task, candidate: Candidate, ordinal: int) -> None:
+    async def _branch(self, event: Event, candidate: Candidate, ordinal: int) -> None:
         fork = Fork(parent=candidate.trajectory, step=candidate.step, candidate=candidate.id)
         completed = partial(_completed, candidate=candidate)
-        await roll_out(self._services, task, ordinal=ordinal, fork=fork, rank=Rank.VERIFY, completed=completed)
+        await roll_out(self._services, event, ordinal=ordinal, fork=fork, rank=Rank.VERIFY, completed=completed)
 
     async def _flipped(self, alternative: Candidate, own: Candidate) -> bool:
         branches = await load_branches(self._services.database, alternative.trajectory, alternative.step)
         return verified(self._services.settings.verify, branches, alternative=alternative, own=own) is not None
-
-
-def _task_of(event: Event) -> int:
-    assert event.task is not None  # steps belong to tasks
-    return event.task
 
 
 def _completed(trajectory: Trajectory, _ended: Ended, outcome: Outcome, *, candidate: Candidate) -> BranchCompleted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import dataclass
 
 import orjson
@@ -13,6 +14,14 @@ from store.events import TaskSubmitted
 from store.formats.task_files import TaskRecord
 from store.manifests import Manifest
 from store.transaction import Transaction
+
+_SELECT = """
+    SELECT t.*, r.name AS run_name, b.data
+    FROM tasks t
+    JOIN runs r ON r.id = t.run
+    JOIN blobs b ON b.id = t.question
+    WHERE t.id = ?
+"""
 
 
 class ChangedTaskError(StoreError):
@@ -92,13 +101,18 @@ async def find_task(reader: Reader, run: int, name: str) -> int | None:
 
 async def load_task(reader: Reader, identifier: int) -> Task:
     """The task of that id, which must exist."""
-    row = await reader.fetch_one(
-        "SELECT t.*, r.name AS run_name, b.data FROM tasks t JOIN runs r ON r.id = t.run"
-        " JOIN blobs b ON b.id = t.question WHERE t.id = ?",
-        (identifier,),
-    )
+    row = await reader.fetch_one(_SELECT, (identifier,))
     if row is None:
         raise LookupError(f"there is no task {identifier}")
+    return _from_row(row)
+
+
+def read_task(transaction: Transaction, identifier: int) -> Task:
+    """The task of that id, which must exist, as a write sees it."""
+    return _from_row(transaction.execute(_SELECT, (identifier,)).fetchone())
+
+
+def _from_row(row: sqlite3.Row) -> Task:
     return Task(
         id=row["id"],
         run=row["run"],

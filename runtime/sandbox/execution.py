@@ -69,7 +69,8 @@ class Sandbox(Protocol):
     def expect(self, workspace: Path, *, tools: Collection[str], limits: Limits) -> None:
         """Code is about to be asked for that will run in a folder: make ready for it, while there is time.
 
-        Nothing depends on it. It is forgotten where the code does not come, or comes with other tools or limits.
+        Nothing depends on it. It is forgotten where the code does not come, or comes with other tools or limits or to
+        a folder that was made anew. In a folder that stays nothing may be changed until the code has come.
         """
         ...
 

@@ -95,9 +95,8 @@ class ProcessSandbox:
     def expect(self, workspace: Path, *, tools: Collection[str], limits: Limits) -> None:
         """Have a runner made a moment later, so that what the caller does next goes first; see Sandbox.expect."""
         self._forget(workspace)
-        terms = Terms(tuple(tools), limits)
         loop = asyncio.get_running_loop()
-        self._expected[workspace] = loop.call_later(_SOON_S, self._make_ready, workspace, terms)
+        self._expected[workspace] = loop.call_later(_SOON_S, self._make_ready, workspace, tools, limits)
 
     async def run(self, code: str, *, workspace: Path, tools: Mapping[str, Tool], limits: Limits) -> Execution:
         """Run Python code; see Sandbox.run."""
@@ -106,10 +105,10 @@ class ProcessSandbox:
         if program is None:
             return Execution(output="", error="The code is too long.", ending=Ending.EXCEPTION, seconds=0.0)
         self._forget(workspace)
-        terms = Terms(tuple(tools), limits)
         workspace = _existing(workspace)
         footing.check_workspace(workspace)
         async with self._slot(workspace) as slot:
+            terms = Terms.of(workspace, tools, limits)
             zygote = await self._living_zygote(footing)
             others = await self._others(footing)
             supervisor = await self._supervisor(zygote, slot, workspace, terms)
@@ -155,13 +154,13 @@ class ProcessSandbox:
             raise InfrastructureError("the sandbox has not been started")
         return self._footing
 
-    def _make_ready(self, workspace: Path, terms: Terms) -> None:
+    def _make_ready(self, workspace: Path, tools: Collection[str], limits: Limits) -> None:
         del self._expected[workspace]
         try:
             others = self._census.latest if self._started_on.uids is None else 0
             supervisor = None if others is None else self._supervisor_now(_existing(workspace))
             if others is not None and supervisor is not None and not supervisor.awaits_code():
-                supervisor.begin(terms, others=others)
+                supervisor.begin(Terms.of(supervisor.workspace, tools, limits), others=others)
                 supervisor.rest()
         except InfrastructureError as error:  # which the code will meet as well, if that comes
             _log.debug("sandbox-not-ready", error=str(error))

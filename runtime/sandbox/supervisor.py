@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,10 +28,27 @@ _LEAVE_S = 8.0
 
 
 class Terms(NamedTuple):
-    """What is settled of an execution before there is code: the names of its tools, and its limits."""
+    """What is settled of an execution before there is code: its folder, the names of its tools, and its limits.
 
+    `folder` is the device and the inode of the workspace, which may have been made anew under its name.
+    """
+
+    folder: tuple[int, int]
     tools: tuple[str, ...]
     limits: Limits
+
+    @classmethod
+    def of(cls, workspace: Path, tools: Collection[str], limits: Limits) -> Terms:
+        """The terms of an execution in a folder.
+
+        Raises:
+            InfrastructureError: there is no such folder.
+        """
+        try:
+            status = os.stat(workspace)  # noqa: PTH116 - for each execution, and pathlib is slow
+        except OSError as error:
+            raise InfrastructureError(f"there is no workspace {workspace}: {error}") from error
+        return cls((status.st_dev, status.st_ino), tuple(tools), limits)
 
     def job(self, others: int) -> dict[str, JsonValue]:
         """What a supervisor is told of it; see SupervisorHandle.begin."""

@@ -48,6 +48,13 @@ def _waits(process: int) -> bool:
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "S"
 
 
+def make_anew(workspace: Path) -> None:
+    """As for a rollout that is tried again."""
+    workspace.rmdir()
+    workspace.mkdir()
+    (workspace / "restored").touch()
+
+
 async def run(sandbox: ProcessSandbox, code: str, workspace: Path) -> Execution:
     return await sandbox.run(code, workspace=workspace, tools={}, limits=TEST_LIMITS)
 
@@ -84,6 +91,17 @@ async def test_code_that_comes_on_other_terms_gets_them(narrow: ProcessSandbox, 
     assert execution.output.split()[:2] == ["told", "33"]
     assert execution.output.split()[2] != str(runner)
     assert left_of(narrow) == set()
+
+
+async def test_a_workspace_that_was_made_anew_is_the_one_that_code_finds(
+    narrow: ProcessSandbox, workspace: Path
+) -> None:
+    runner = await runner_of(narrow, workspace)
+    make_anew(workspace)
+    execution = await run(narrow, f"{PID}\nprint(os.listdir())\nopen('more', 'w').close()", workspace)
+    assert execution.output.splitlines()[1:] == ["['restored']"]
+    assert execution.output.split()[0] != str(runner)
+    assert (await run(narrow, "import os\nprint(sorted(os.listdir()))", workspace)).output == "['more', 'restored']\n"
 
 
 async def test_a_runner_that_died_waiting_is_replaced(narrow: ProcessSandbox, workspace: Path) -> None:
@@ -184,5 +202,5 @@ async def test_a_supervisor_takes_no_second_execution_for_the_same_code(
         narrow.expect(workspace, tools={}, limits=TEST_LIMITS)
         await anyio.sleep(0.1)
     assert left_of(narrow) == {runner}
-    assert narrow._supervisors[0].suits(Terms((), TEST_LIMITS))
-    assert not narrow._supervisors[0].suits(Terms(("tell",), TEST_LIMITS))
+    assert narrow._supervisors[0].suits(Terms.of(workspace, (), TEST_LIMITS))
+    assert not narrow._supervisors[0].suits(Terms.of(workspace, ("tell",), TEST_LIMITS))
