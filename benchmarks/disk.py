@@ -44,6 +44,9 @@ class Printing:
     def expect(self, workspace: Path, *, tools: Collection[str], limits: Limits) -> None:
         """Make nothing ready."""
 
+    def forget(self, workspace: Path) -> None:
+        """Keep nothing."""
+
     async def run(self, code: str, *, workspace: Path, tools: Mapping[str, Tool], limits: Limits) -> Execution:  # noqa: ARG002 - the protocol's
         """Print, and call stop() in the last step."""
         self.runs[workspace] = self.runs.get(workspace, 0) + 1

@@ -46,6 +46,9 @@ class NoCode:
     def expect(self, workspace: Path, *, tools: Collection[str], limits: Limits) -> None:
         """Make nothing ready."""
 
+    def forget(self, workspace: Path) -> None:
+        """Keep nothing."""
+
     async def run(self, code: str, *, workspace: Path, tools: Mapping[str, Tool], limits: Limits) -> Execution:  # noqa: ARG002 - the protocol's
         """Return at once."""
         return Execution(output="1,204 rows, 3 columns\n", error=None, ending=Ending.COMPLETED, seconds=0.0)

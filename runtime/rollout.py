@@ -111,7 +111,10 @@ async def run_rollout(equipment: Equipment, trajectory: Trajectory, task: Task) 
                 search_limit=equipment.search_limit,
             ),
         )
-        return await loop.run()
+        try:
+            return await loop.run()
+        finally:
+            equipment.sandbox.forget(workspace.path)
 
 
 @dataclass(slots=True, kw_only=True)

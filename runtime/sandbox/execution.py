@@ -74,6 +74,10 @@ class Sandbox(Protocol):
         """
         ...
 
+    def forget(self, workspace: Path) -> None:
+        """No more code will run in a folder: let go of what was kept for it."""
+        ...
+
     async def run(self, code: str, *, workspace: Path, tools: Mapping[str, Tool], limits: Limits) -> Execution:
         """Run Python code in a folder, with tools as functions among its globals.
 

@@ -85,7 +85,7 @@ class ProcessSandbox:
         """End every execution, and wait until nothing is left of them."""
         self._closed = True
         for workspace in list(self._expected):
-            self._forget(workspace)
+            self._expect_no_more(workspace)
         with anyio.CancelScope(shield=True):
             if self._zygote is not None:
                 await self._zygote.stop()
@@ -94,9 +94,16 @@ class ProcessSandbox:
 
     def expect(self, workspace: Path, *, tools: Collection[str], limits: Limits) -> None:
         """Have a runner made a moment later, so that what the caller does next goes first; see Sandbox.expect."""
-        self._forget(workspace)
+        self._expect_no_more(workspace)
         loop = asyncio.get_running_loop()
         self._expected[workspace] = loop.call_later(_SOON_S, self._make_ready, workspace, tools, limits)
+
+    def forget(self, workspace: Path) -> None:
+        """Let go of the supervisor of a folder, which would stay for a while; see Sandbox.forget."""
+        self._expect_no_more(workspace)
+        slot = self._homes.get(Path(os.path.realpath(workspace)))
+        if slot in self._free:
+            self._supervisors[slot].retire()
 
     async def run(self, code: str, *, workspace: Path, tools: Mapping[str, Tool], limits: Limits) -> Execution:
         """Run Python code; see Sandbox.run."""
@@ -104,7 +111,7 @@ class ProcessSandbox:
         program = encode_program(code)
         if program is None:
             return Execution(output="", error="The code is too long.", ending=Ending.EXCEPTION, seconds=0.0)
-        self._forget(workspace)
+        self._expect_no_more(workspace)
         workspace = _existing(workspace)
         footing.check_workspace(workspace)
         async with self._slot(workspace) as slot:
@@ -165,7 +172,7 @@ class ProcessSandbox:
         except InfrastructureError as error:  # which the code will meet as well, if that comes
             _log.debug("sandbox-not-ready", error=str(error))
 
-    def _forget(self, workspace: Path) -> None:
+    def _expect_no_more(self, workspace: Path) -> None:
         expected = self._expected.pop(workspace, None)
         if expected is not None:
             expected.cancel()

@@ -62,7 +62,7 @@ async def test_each_step_asks_for_a_plan_and_then_for_an_action_over_that_plans_
     assert "before step 1" in second.state
 
 
-async def test_the_sandbox_expects_the_code_of_a_step_on_the_terms_on_which_it_runs(
+async def test_the_sandbox_expects_the_code_of_a_step_on_the_terms_on_which_it_runs_and_forgets_a_rollout(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected: list[tuple[int, Path, tuple[str, ...], Limits]] = []
@@ -81,9 +81,12 @@ async def test_the_sandbox_expects_the_code_of_a_step_on_the_terms_on_which_it_r
 
     monkeypatch.setattr(ProcessSandbox, "expect", noted_expect)
     monkeypatch.setattr(ProcessSandbox, "run", noted_run)
+    forgotten: list[Path] = []
+    monkeypatch.setattr(ProcessSandbox, "forget", lambda _sandbox, workspace: forgotten.append(workspace))
     await play(Script(actions=("print('one')", "stop('42', '')")).answer, data)
     assert len(ran) == 2
     assert expected == ran
+    assert forgotten == [workspace for _, workspace, _, _ in ran[:1]]
 
 
 async def test_the_first_state_has_the_four_lists_and_nothing_in_them(data: Path) -> None:
