@@ -16,6 +16,8 @@ from runtime.sandbox.child.channel import MAX_FRAME
 from store.jsontypes import JsonValue
 
 _CHUNK = 1 << 16
+# Reads that empty any socket's buffer.
+_BUFFERFULS = 64
 _LENGTH = struct.Struct(">I")
 # Anything else that orjson would write on its own account is not JSON to us.
 _STRICT = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
@@ -48,8 +50,7 @@ class FrameSocket:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        # Whether the other end was seen to close before it had read all that was sent.
-        self.abandoned = False
+        self._abandoned = False
         self._loop = asyncio.get_running_loop()
         self._received = bytearray()
 
@@ -66,7 +67,7 @@ class FrameSocket:
                 await self._wait(self._loop.add_reader, self._loop.remove_reader)
                 continue
             except ConnectionResetError:
-                self.abandoned = True
+                self._abandoned = True
                 return None
             except OSError:
                 return None
@@ -81,6 +82,18 @@ class FrameSocket:
             raise ProtocolError("a message that is no object")
         return value
 
+    def was_left_unread(self) -> bool:
+        """Whether the other end, which has closed, had not read all that was sent; what it sent is read no more."""
+        try:
+            for _ in range(_BUFFERFULS):
+                if not self._connection.recv(_CHUNK):
+                    break
+        except BlockingIOError:
+            pass
+        except OSError:  # the connection was reset
+            self._abandoned = True
+        return self._abandoned
+
     async def write(self, frame: bytes) -> None:
         """Send a frame, as fast as it is read; if nobody will, the next read tells."""
         rest = memoryview(frame)
@@ -90,7 +103,7 @@ class FrameSocket:
             except BlockingIOError:
                 await self._wait(self._loop.add_writer, self._loop.remove_writer)
             except OSError:
-                self.abandoned = True
+                self._abandoned = True
                 return
 
     def _take(self) -> bytes | None:

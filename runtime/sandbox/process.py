@@ -167,8 +167,10 @@ class ProcessSandbox:
             others = self._census.latest if self._started_on.uids is None else 0
             supervisor = None if others is None else self._supervisor_now(_existing(workspace))
             if others is not None and supervisor is not None and not supervisor.awaits_code():
-                supervisor.begin(Terms.of(supervisor.workspace, tools, limits), others=others)
-                supervisor.rest()
+                try:
+                    supervisor.begin(Terms.of(supervisor.workspace, tools, limits), others=others)
+                finally:
+                    supervisor.rest()
         except InfrastructureError as error:  # which the code will meet as well, if that comes
             _log.debug("sandbox-not-ready", error=str(error))
 
@@ -184,6 +186,9 @@ class ProcessSandbox:
             if former.serving and former.workspace == workspace and former.suits(terms):
                 return former
             await former.leave()
+        home = self._homes.get(workspace)
+        if home is not None and home != slot:
+            await self._supervisors[home].leave()  # it may have begun, and would hand the workspace over to itself
         supervisor = await SupervisorHandle.start(zygote, next(self._numbers), slot=slot, workspace=workspace)
         self._install(zygote, slot, supervisor)
         return supervisor
@@ -197,8 +202,8 @@ class ProcessSandbox:
             if home not in self._free:
                 return None
             former = self._supervisors[home]
-            if former.serving:
-                return former
+            if not former.gone.is_set():
+                return former if former.serving else None
         slot = self._vacant_slot()
         if slot is None:
             return None

@@ -66,7 +66,7 @@ class Session:
                 await self._talk(channel, program, tools)
             finally:
                 await self._end()
-        self._findings.begun |= self._sent and not channel.abandoned
+            self._findings.begun |= self._sent and not channel.was_left_unread()
         return await self._judge()
 
     async def _talk(self, channel: FrameSocket, program: bytes, tools: Mapping[str, Tool]) -> None:
@@ -119,7 +119,7 @@ class Session:
             return
         with anyio.move_on_after(_DRAIN_S):
             while (message := await channel.read()) is not None:
-                self._findings.begun = True
+                self._findings.begun |= self._sent
                 if "end" in message:
                     self._findings.claim = Claim.parse(message)
 

@@ -24,7 +24,8 @@ _MAX_HEADER = 4096
 _PACKET = 1 << 16
 # A supervisor that had nothing to do for so long gives its memory back.
 _IDLE_S = 60.0
-_LEAVE_S = 8.0
+# One that awaits code has it to end and to tidy up first, see session.py.
+_LEAVE_S = 12.0
 
 
 class Terms(NamedTuple):

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from runtime.errors import InfrastructureError
@@ -127,6 +128,41 @@ async def test_the_death_of_a_runner_that_took_no_code_says_nothing_of_the_code(
         with pytest.raises(InfrastructureError, match="before they took the code"):
             await run(narrow, "print(1)", workspace)
     assert (await run(narrow, "print(1)", workspace)).output == "1\n"
+
+
+async def test_time_that_passes_before_a_runner_takes_its_code_is_no_timeout_of_the_code(
+    narrow: ProcessSandbox, workspace: Path
+) -> None:
+    limits = dataclasses.replace(TEST_LIMITS, timeout=0.5)
+    os.kill(await runner_of(narrow, workspace, limits), signal.SIGSTOP)
+    with pytest.raises(InfrastructureError, match="before they took the code"):
+        await narrow.run("print(1)", workspace=workspace, tools={}, limits=limits)
+
+
+async def test_a_workspace_is_not_handed_over_by_a_supervisor_that_it_has_left(folders: Callable[[], Path]) -> None:
+    held, end = anyio.Event(), anyio.Event()
+
+    async def hold() -> None:
+        held.set()
+        await end.wait()
+
+    async with ProcessSandbox(slots=2) as sandbox, anyio.create_task_group() as tasks:
+        one, other, third = folders(), folders(), folders()
+        assert (await run(sandbox, "open('mine', 'w').close()", one)).ok
+        supervisor = sandbox._supervisors[sandbox._homes[one]]
+
+        async def occupy() -> None:
+            await sandbox.run("hold()", workspace=third, tools={"hold": hold}, limits=TEST_LIMITS)
+
+        tasks.start_soon(occupy)
+        await held.wait()
+        # It has a job in line, which it would take on before it left.
+        supervisor.begin(Terms.of(one, (), TEST_LIMITS), others=10_000)
+        tasks.start_soon(run, sandbox, "pass", other)
+        await anyio.lowlevel.checkpoint()
+        end.set()
+        execution = await run(sandbox, "open('mine', 'a').write('x')\nopen('new', 'w').close()", one)
+        assert (execution.error, supervisor.gone.is_set()) == (None, True)
 
 
 async def test_the_death_of_a_runner_that_took_its_code_is_an_end_of_the_code(

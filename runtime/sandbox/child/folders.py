@@ -30,17 +30,11 @@ class Folders:
                 tree.hand_over(self.workspace, identity.code, identity.block)
                 os.fchown(self._scratch, identity.code, identity.code)
 
-    def give_back(self) -> None:
-        """Make the workspace readable, within some seconds; the code has ended."""
-        with self._as_code():
-            tree.make_readable(self.workspace, _CLEAN_S)
-        os.close(self.workspace)
-
     def tidy(self) -> None:
-        """Empty the other, within some seconds; the code has ended."""
-        with self._as_code():
+        """Make the workspace readable and empty the other, each within some seconds; the code has ended."""
+        identity = self._identity
+        with contextlib.nullcontext() if identity is None else identity.as_code():
+            tree.make_readable(self.workspace, _CLEAN_S)
             tree.empty(self._scratch, _CLEAN_S)
+        os.close(self.workspace)
         os.close(self._scratch)
-
-    def _as_code(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if self._identity is None else self._identity.as_code()

@@ -111,10 +111,8 @@ class Supervisor:
         drain(pipe, output)
         os.close(pipe)
         output.close()
-        folders.give_back()
-        self._report(output, stopped=not ended)
-        # Nobody waits for this.
         folders.tidy()
+        self._report(output, stopped=not ended)
 
     def _start_runner(self, job: Job, channel: Channel, workspace: int) -> int:
         pipe, written = os.pipe()
