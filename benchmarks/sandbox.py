@@ -114,39 +114,18 @@ def measure() -> list[Figure]:
     interpreter, forking = _best(interpreters), _best(lambda: interpreters(_FORKING))
     alone, burst = _best(lambda: executions(1, ALONE)), _best(lambda: executions(AT_ONCE, TURNS))
     expected = _best(lambda: executions(AT_ONCE, TURNS, expected=True))
-    bare = "a bare interpreter"
+
+    def beside(name: str, value: float, bare: float, *, at_most: float | None = None) -> Figure:
+        return Figure(name=name, value=value, unit="ms", against="a bare interpreter", limit=bare, at_most=at_most)
+
+    of_one = "processor time of an execution"
     return [
-        Figure(
-            name=f"processor time of an execution, {AT_ONCE} at once",
-            value=burst.processor,
-            unit="ms",
-            against=bare,
-            limit=interpreter.processor,
-            at_most=6.0,
-        ),
-        Figure(
-            name="processor time of an execution, one at a time",
-            value=alone.processor,
-            unit="ms",
-            against=bare,
-            limit=interpreter.processor,
-        ),
-        Figure(
-            name="wall time of an execution, one at a time",
-            value=alone.wall,
-            unit="ms",
-            against=bare,
-            limit=interpreter.wall,
-        ),
+        beside(f"{of_one}, {AT_ONCE} at once", burst.processor, interpreter.processor, at_most=6.0),
+        beside(f"{of_one}, one at a time", alone.processor, interpreter.processor),
+        beside("wall time of an execution, one at a time", alone.wall, interpreter.wall),
         Figure(name=f"wall time of {AT_ONCE} executions at once", value=AT_ONCE * burst.wall / 1e3, unit="s"),
         Figure(name="the same, each expected beforehand", value=AT_ONCE * expected.wall / 1e3, unit="s"),
-        Figure(
-            name="processor time of an execution, then",
-            value=expected.processor,
-            unit="ms",
-            against=bare,
-            limit=interpreter.processor,
-        ),
+        beside(f"{of_one}, then", expected.processor, interpreter.processor),
         Figure(
             name="processor time of a bare interpreter's fork",
             value=(forking.processor - interpreter.processor) / FORKS,

@@ -165,12 +165,15 @@ class ProcessSandbox:
         del self._expected[workspace]
         try:
             others = self._census.latest if self._started_on.uids is None else 0
-            supervisor = None if others is None else self._supervisor_now(_existing(workspace))
-            if others is not None and supervisor is not None and not supervisor.awaits_code():
-                try:
-                    supervisor.begin(Terms.of(supervisor.workspace, tools, limits), others=others)
-                finally:
-                    supervisor.rest()
+            if others is None:
+                return
+            supervisor = self._supervisor_now(_existing(workspace))
+            if supervisor is None or supervisor.awaits_code():
+                return
+            try:
+                supervisor.begin(Terms.of(supervisor.workspace, tools, limits), others=others)
+            finally:
+                supervisor.rest()
         except InfrastructureError as error:  # which the code will meet as well, if that comes
             _log.debug("sandbox-not-ready", error=str(error))
 
