@@ -13,7 +13,7 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, InfrastructureError
 from runtime.logs import get_logger
 
 _log = get_logger("sandbox")
@@ -73,6 +73,11 @@ def find_footing(python: Path | None = None) -> Footing:
         f"code runs as a user of its own and cannot reach the interpreter {own}: install Python where all users can "
         "read it (/usr/bin/python3), or run as an ordinary user"
     )
+
+
+def no_workspace(workspace: Path, error: OSError) -> InfrastructureError:
+    """What to raise where a workspace cannot be found."""
+    return InfrastructureError(f"there is no workspace {workspace}: {error}")
 
 
 def closed_folder(path: Path) -> Path | None:

@@ -19,7 +19,7 @@ from runtime.logs import get_logger
 from runtime.sandbox.census import Census
 from runtime.sandbox.child.identity import BLOCK, Identity
 from runtime.sandbox.execution import Ending, Execution, Limits, Tool
-from runtime.sandbox.footing import Footing, find_footing
+from runtime.sandbox.footing import Footing, find_footing, no_workspace
 from runtime.sandbox.session import Session, encode_program
 from runtime.sandbox.supervisor import SupervisorHandle, Terms
 from runtime.sandbox.zygote import ZygoteHandle
@@ -153,7 +153,7 @@ class ProcessSandbox:
         try:
             return (workspace.stat().st_gid - first) // 2
         except OSError as error:  # it was there before we waited for a place
-            raise InfrastructureError(f"there is no workspace {workspace}: {error}") from error
+            raise no_workspace(workspace, error) from error
 
     @property
     def _started_on(self) -> Footing:
@@ -267,4 +267,4 @@ def _existing(workspace: Path) -> Path:
     try:
         return Path(os.path.realpath(workspace, strict=True))
     except OSError as error:
-        raise InfrastructureError(f"there is no workspace {workspace}: {error}") from error
+        raise no_workspace(workspace, error) from error

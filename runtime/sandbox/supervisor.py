@@ -15,6 +15,7 @@ import orjson
 
 from runtime.errors import InfrastructureError
 from runtime.sandbox.execution import Limits
+from runtime.sandbox.footing import no_workspace
 from runtime.sandbox.report import Report
 from runtime.sandbox.zygote import ZygoteHandle, socket_pair
 from store.jsontypes import JsonValue
@@ -48,7 +49,7 @@ class Terms(NamedTuple):
         try:
             status = os.stat(workspace)  # noqa: PTH116 - for each execution, and pathlib is slow
         except OSError as error:
-            raise InfrastructureError(f"there is no workspace {workspace}: {error}") from error
+            raise no_workspace(workspace, error) from error
         return cls((status.st_dev, status.st_ino), tuple(tools), limits)
 
     def job(self, others: int) -> dict[str, JsonValue]:
