@@ -31,7 +31,7 @@ from store.database import Database
 from store.deliveries import Delivery, complete_delivery, count_owed, fail_delivery, rest_delivery
 from store.errors import StorageError, StorageTroubleError
 from store.events import BudgetSpent, Event
-from store.transaction import Transaction, now_us
+from store.transaction import now_us
 
 E = TypeVar("E", bound=Exception)
 Watcher = Callable[[Event], None]
@@ -99,6 +99,7 @@ class Bus:
         self._lines: list[Line] = []
         self._watchers: list[Watcher] = []
         self._runs: set[int] = set()
+        self._admitted: dict[int, int] = {}  # since when (µs since 1970) each of them is handed out
         self._withdrawn_tasks: set[int] = set()
         self._told: dict[int, BudgetSpent] = {}
         self._held: set[int] = set()
@@ -141,6 +142,7 @@ class Bus:
     def admit(self, runs: Iterable[int]) -> None:
         """Hand out deliveries of these runs too."""
         chosen = set(runs)
+        self._admitted |= dict.fromkeys(chosen - self._runs, now_us())
         self._runs.update(chosen)
         self._held -= chosen
         self._paused -= chosen
@@ -251,7 +253,7 @@ class Bus:
             if scope.cancel_called:
                 # Replies that have arrived are in line for their commit: whoever does this again must find them.
                 with anyio.CancelScope(shield=True):
-                    await database.write(_nothing)
+                    await database.flush()
             self._at_work.discard(work)
             line.release(delivery)
             if work.left is not None:
@@ -268,9 +270,11 @@ class Bus:
                     if not self.stands(spent):
                         continue  # the cap was raised while other calls of the delivery were on their way
                     await self._rest(database, delivery, spent)
+                    await database.flush()  # replies of its other calls, which are to be found when it comes again
                     return
                 if stopped := _first(EndpointStopped, error):
                     await self._hold(database, line, delivery, stopped)
+                    await database.flush()
                     return
                 if not await _machine_was_at_fault(database, error):
                     is_final = _first(RequestRefused, error) is not None  # asked again, it would be refused again
@@ -323,8 +327,11 @@ class Bus:
         if not isinstance(error, InfrastructureError):
             _log.error("handler failed", handler=line.handler.name, seq=delivery.event.seq, exc_info=error)
             said = f"{type(error).__name__}: {error}"
+        said = said.encode("utf-8", "backslashreplace").decode()  # half of a surrogate pair cannot be stored
         now = now_us()
-        failing = (now - (delivery.failing or now)) / 1e6
+        # While its run rested, nobody tried.
+        began = max(delivery.failing or now, self._admitted.get(delivery.event.run, 0))
+        failing = (now - began) / 1e6
         delay = None
         if not is_final:
             delay = self.retries.put_off(delivery.attempts + 1, since_first=failing, asked=_asked(error))
@@ -332,10 +339,6 @@ class Bus:
         write = partial(fail_delivery, delivery=delivery, error=self._redact(said)[:_ERROR_CHARACTERS], due=due)
         await database.save(write)
         line.look()
-
-
-def _nothing(_transaction: Transaction) -> None:
-    pass
 
 
 async def _machine_was_at_fault(database: Database, error: Exception) -> bool:

@@ -20,7 +20,7 @@ from runtime.runs import open_run
 from store.database import Database
 from store.deliveries import cancel_deliveries, revive_deliveries
 from store.formats.task_files import TaskRecord
-from store.runs import Run, find_run, set_paused
+from store.runs import Run, find_run, read_run, set_paused
 from store.tasks import TaskFile, find_task, submit_task
 from store.transaction import Transaction
 
@@ -177,7 +177,7 @@ class LocalControl:
     async def resume(self, run: str) -> bool:
         """Take a run up again; see Control."""
         await self._database.write(partial(set_paused, run=(await self._run(run)).id, paused=False))
-        return self._admit(await self._run(run))
+        return self._admit(await self._run_now(run))
 
     async def _take_up(self, run: Run) -> None:
         """Have the bus work on a run that it does not work on yet, unless it was paused meanwhile.
@@ -185,7 +185,7 @@ class LocalControl:
         More tasks are no reason to try an endpoint that stopped.
         """
         if self._bus is not None and run.id not in self._bus.runs | self._bus.held:
-            self._admit(await self._run(run.name))
+            self._admit(await self._run_now(run.name))
 
     def _admit(self, run: Run) -> bool:
         """Have the bus work on a run if it is to; whether it does."""
@@ -199,6 +199,12 @@ class LocalControl:
         found = await find_run(self._database, name)
         if found is None:
             raise UnknownNameError(f"there is no run {name!r}")
+        return found
+
+    async def _run_now(self, name: str) -> Run:
+        """The run as it is between the writes before this and those after it, so that no pause is overlooked."""
+        found = await self._database.write(partial(read_run, name=name))
+        assert found is not None  # runs are never removed
         return found
 
     async def _task(self, run: str, name: str) -> int:

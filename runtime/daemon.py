@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import anyio
 
@@ -37,7 +38,7 @@ from runtime.slots import Slots
 from runtime.workspaces import WorkspaceLimits, Workspaces, workspaces_folder
 from store.database import Database
 from store.errors import DataLockedError
-from store.runs import Run, list_runs
+from store.runs import Run, list_runs, read_runs
 
 _LOCK_WAIT_S = 3.0
 _LOCK_LOOK_S = 0.05
@@ -84,8 +85,10 @@ class Daemon:
         runs = [run for run in await list_runs(self.database) if self.serves(run)]
         await wake(self.database, self.services.models.budget, [run.id for run in runs])
         for run in runs:
-            await tell_of_resumption(self.database, run)
-        self.bus.admit([run.id for run in runs])
+            if run.id not in self.bus.runs:
+                await tell_of_resumption(self.database, run)
+        # Read in line with other writes, for one may have been paused meanwhile.
+        self.bus.admit([run.id for run in await self.database.write(read_runs) if self.serves(run)])
 
     async def work(self, *, until_drained: bool, meanwhile: Callable[[], Awaitable[None]] | None = None) -> None:
         """Deliver events until cancelled or, if asked to, until nothing is owed but what was set aside.
@@ -215,11 +218,16 @@ async def _enter(stack: contextlib.AsyncExitStack, database: Database) -> None:
             await stack.enter_async_context(database)
         except DataLockedError as error:
             notice = read_notice(database.directory)
-            if (notice is not None and notice.pid == error.pid) or loop_time() >= until:
+            is_daemon = notice is not None and notice.pid == error.pid and _is_alive(notice.pid)
+            if is_daemon or loop_time() >= until:
                 raise
         else:
             return
         await anyio.sleep(_LOCK_LOOK_S)
+
+
+def _is_alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
 
 
 def _tell(text: str) -> None:

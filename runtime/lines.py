@@ -21,6 +21,9 @@ from store.deliveries import Delivery, load_due, next_due
 from store.events import Event
 from store.transaction import now_us
 
+# Whatever the settings say of delays, an idle line does not ask the database all the time.
+_LEAST_LOOK_S = 1.0
+
 
 class Line:
     """Deliveries for one handler: waiting in memory, in work, or known to be left in the database.
@@ -43,6 +46,7 @@ class Line:
         self._waiting: asyncio.PriorityQueue[tuple[int, int, Delivery]] = asyncio.PriorityQueue()
         self._ranks: Counter[int] = Counter()  # of what waits: its priorities negated, the least goes first
         self._behind = True  # what an earlier process left has yet to be looked up
+        self._looked = 0  # when (µs) the database was last asked what is due
         self._room = anyio.Event()
 
     @property
@@ -91,8 +95,14 @@ class Line:
         while True:
             while self._behind and self._has_room:
                 await self._fill(reader)
+            until_due = await self._until_due(reader)
+            if until_due <= 0:
+                self._behind = True
+                if self._has_room:
+                    continue
             # A clock that was set back would otherwise put deliveries off for as long.
-            with anyio.move_on_after(min(await self._until_due(reader), self.longest_delay)) as wait:
+            longest = max(self.longest_delay, _LEAST_LOOK_S)
+            with anyio.move_on_after(min(until_due, longest) if until_due > 0 else longest) as wait:
                 await self._room.wait()
             self._room = anyio.Event()
             if wait.cancelled_caught:
@@ -113,7 +123,7 @@ class Line:
         self._left = -math.inf
         released = self._released = set()
         room = self._capacity - len(self._held)
-        now = now_us()
+        now = self._looked = now_us()
         found = await load_due(
             reader,
             self.handler.name,
@@ -133,10 +143,12 @@ class Line:
             self._behind = True
 
     async def _until_due(self, reader: Reader) -> float:
-        """Seconds until a delivery that was put off comes due; infinite if there is none."""
-        now = now_us()
-        due = await next_due(reader, self.handler.name, after=now)
-        return math.inf if due is None else (due - now) / 1e6
+        """Seconds until a delivery comes due that was put off when we last looked; infinite if there is none.
+
+        None has passed that we did not see: 0 or less where it has come due since.
+        """
+        due = await next_due(reader, self.handler.name, after=self._looked)
+        return math.inf if due is None else (due - now_us()) / 1e6
 
     def _push(self, delivery: Delivery) -> None:
         rank = -delivery.event.priority

@@ -62,9 +62,20 @@ def configure_logs(level: str) -> None:
     )
 
 
+class _Lines(structlog.PrintLogger):
+    """Lines for whoever reads them: a closed terminal, a reader that has gone or a full disk end no work."""
+
+    def msg(self, message: str) -> None:
+        """Write a line, if that can be."""
+        with contextlib.suppress(OSError, ValueError):
+            super().msg(message)
+
+    debug = info = warning = error = critical = msg
+
+
 def _logger_of_stderr(*_names: object) -> structlog.PrintLogger:
     # What stderr is at the time: a progress display puts something in its place that writes above the bars.
-    return structlog.PrintLogger(sys.stderr)
+    return _Lines(sys.stderr)
 
 
 def _complete_hints(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from runtime.config.fields import is_identity, leaves
@@ -12,6 +12,7 @@ from runtime.config.values import flatten
 from runtime.daemon import Daemon, retries
 from runtime.logs import configure_logs
 from runtime.models.endpoint import ADJUSTABLE
+from runtime.models.settings import EndpointSettings
 from runtime.purse import caps, price_list
 from runtime.roles import replica_settings
 from store.jsontypes import JsonValue
@@ -50,11 +51,12 @@ async def apply_settings(daemon: Daemon, wanted: Settings, environ: Mapping[str,
     free = [key for key in changed if _may_change(key)]
     settings = _taking_over(daemon.settings, wanted, free)
     of_run, of_task = caps(settings, daemon.endpoints)
+    replicas = replica_settings(settings, environ)
     has_other_caps = any(key.startswith("budget.") for key in free)
     if has_other_caps:
         await daemon.services.models.budget.adjust(daemon.database, run=of_run, task=of_task)
     daemon.settings = settings
-    _put_into_effect(daemon, environ)
+    _put_into_effect(daemon, replicas)
     if has_other_caps:
         await daemon.take_up()
     return Reloaded(
@@ -74,13 +76,13 @@ def _why_not(key: str) -> str:
     return "it takes effect when the daemon is started again"
 
 
-def _put_into_effect(daemon: Daemon, environ: Mapping[str, str]) -> None:
+def _put_into_effect(daemon: Daemon, replicas: Mapping[str, Sequence[EndpointSettings]]) -> None:
     settings = daemon.settings
     configure_logs(settings.log.level)
     daemon.bus.retries = retries(settings)
     daemon.services.models.prices = price_list(settings)
     daemon.slots.resize(settings.run.rollouts)
-    for role, at in replica_settings(settings, environ).items():
+    for role, at in replicas.items():
         daemon.endpoints[role].adjust(at)
     daemon.bus.release_held()
     # How many workers a stage wants is its own business, so it is asked as at the start.

@@ -33,11 +33,6 @@ def replica_settings(settings: Settings, environ: Mapping[str, str]) -> dict[str
     return {role: [_endpoint(role, at, url, environ) for url in at.urls] for role, at in roles.items()}
 
 
-def endpoint_settings(settings: Settings, environ: Mapping[str, str]) -> dict[str, EndpointSettings]:
-    """Where each role that the run asks is served, by the first of its replicas. Raises as `replica_settings`."""
-    return {role: replicas[0] for role, replicas in replica_settings(settings, environ).items()}
-
-
 def make_roles(settings: Settings, served: Mapping[str, Completions]) -> dict[str, Role]:
     """The roles as the journal asks them, by what serves each."""
     return {name: _role(getattr(settings.models, name), endpoint) for name, endpoint in served.items()}

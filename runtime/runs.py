@@ -17,7 +17,8 @@ from store.errors import NoDatabaseError
 from store.events import Resumed
 from store.jsontypes import JsonValue
 from store.resumption import count_open_work
-from store.runs import Run, change_run, create_run, differences, find_run, list_runs
+from store.runs import Run, change_run, create_run, differences, find_run, list_runs, read_run
+from store.transaction import Transaction
 
 _PROGRAM = "program."
 _SHOWN = 60
@@ -52,9 +53,15 @@ async def open_run(database: Database, settings: Settings, name: str) -> Run:
         RunChangedError: it was begun with other settings, or by another program.
     """
     fixed = identity(settings)
+
+    def open_or_begin(transaction: Transaction) -> Run:
+        # Looked for again, for somebody else may have begun it meanwhile.
+        run = read_run(transaction, name)
+        return run or create_run(transaction, name=name, digest=digest(fixed), identity=fixed)
+
     found = await find_run(database, name)
     if found is None:
-        return await database.write(partial(create_run, name=name, digest=digest(fixed), identity=fixed))
+        found = await database.write(open_or_begin)
     if found.digest != digest(fixed):
         raise RunChangedError(found.name, differences(found.identity, fixed))
     return found
@@ -99,12 +106,6 @@ def _shown(value: JsonValue) -> str:
         return "not set"
     text = value if isinstance(value, str) else orjson.dumps(value).decode()
     return f"{text[:_SHOWN]}…" if len(text) > _SHOWN else text or '""'
-
-
-async def matching_runs(reader: Reader, settings: Settings) -> list[Run]:
-    """The runs that these settings can go on with, paused ones among them, oldest first."""
-    own = digest(identity(settings))
-    return [run for run in await list_runs(reader) if run.digest == own]
 
 
 async def tell_of_resumption(database: Database, run: Run) -> None:

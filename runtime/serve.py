@@ -31,7 +31,6 @@ from runtime.spool import Spool
 from runtime.stopping import LAST_WORDS_S, Stop, staged_stop
 from runtime.teller import Teller
 from store.errors import StorageTroubleError
-from store.transaction import Transaction
 
 _log = get_logger("serve")
 Load = Callable[[], Settings]
@@ -60,7 +59,7 @@ async def around(
 
     async def last_words() -> None:
         # Replies that have arrived are in line to be committed; this is the end of the line.
-        await daemon.database.write(_nothing)
+        await daemon.database.flush()
 
     stop.awaited, stop.on_stop, stop.last_words = lambda: daemon.services.models.asking, on_stop, last_words
     async with listening(live, api, environ) as url, anyio.create_task_group() as tasks:
@@ -165,7 +164,3 @@ def describe(live: Live) -> str:
         f"{live.state}: {len(daemon.bus.runs)} runs, {daemon.slots.in_use} of {daemon.slots.total} rollouts, "
         f"{len(daemon.services.models.asking)} model calls under way"
     )
-
-
-def _nothing(_transaction: Transaction) -> None:
-    pass

@@ -18,6 +18,7 @@ One file's trouble does not hold up the others.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import signal
@@ -43,6 +44,8 @@ SUFFIX = ".jsonl"
 REPORT_SUFFIX = ".report.json"
 LOOK_S = 1.0
 _NAME_BYTES = 200  # of 255 that a file system allows, so that a number and the report's suffix fit behind
+# Reasons for which a file cannot be read that say nothing about it: it stays, and is tried again.
+_OF_THE_MACHINE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE}
 _log = get_logger("spool")
 
 Place = Literal["taken", "done", "rejected"]
@@ -107,10 +110,10 @@ class Spool:
         try:
             records = await run_sync(self._read, path)
             submitted = await self._control.submit(records)
-        except TaskFileError as error:
-            await self._reject(path, error.reasons)
-        except (ChangedTaskError, ConfigError) as error:
-            await self._reject(path, [str(error)])
+        except (TaskFileError, ChangedTaskError, ConfigError) as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _OF_THE_MACHINE:
+                raise error.__cause__ from None
+            await self._reject(path, error.reasons if isinstance(error, TaskFileError) else [str(error)])
         except (OSError, StoreError):
             raise  # the folder's or the disk's trouble, not the file's: tried again
         except Exception as error:  # noqa: BLE001 - the border to files: one that trips us must not stop the daemon
@@ -154,9 +157,10 @@ class Spool:
             for entry in entries:
                 if entry.name.startswith(".") or not entry.name.endswith(SUFFIX):
                     continue
-                status = entry.stat(follow_symlinks=False)
-                if stat.S_ISREG(status.st_mode) and status.st_size:
-                    found[entry.name] = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+                with contextlib.suppress(FileNotFoundError):  # its owner may have taken it away again
+                    status = entry.stat(follow_symlinks=False)
+                    if stat.S_ISREG(status.st_mode) and status.st_size:
+                        found[entry.name] = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         return _Waiting(found)
 
     def _take(self, path: Path) -> None:

@@ -90,11 +90,13 @@ class Stop:
                 if awaited := self.awaited():
                     self._tell(f"waiting for {described(awaited)}")
                 await anyio.sleep(_NEXT_REPORT_S)
-        lost = self.awaited()
-        self._tell(f"given up after {self.grace:g} s" + (f", without {described(lost)}" if lost else ""))
-        with anyio.move_on_after(LAST_WORDS_S):
-            await self.last_words()
-        os._exit(EXIT_GRACE_OVER)
+        try:
+            lost = self.awaited()
+            self._tell(f"given up after {self.grace:g} s" + (f", without {described(lost)}" if lost else ""))
+            with anyio.move_on_after(LAST_WORDS_S):
+                await self.last_words()
+        finally:  # also where nothing can be saved any more, as while the database closes
+            os._exit(EXIT_GRACE_OVER)
 
 
 @contextlib.asynccontextmanager

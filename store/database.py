@@ -131,6 +131,7 @@ class Reader:
         )
         try:
             ((version,),) = await connection.execute_fetchall("PRAGMA user_version")
+            self._check_made(version)
             check_version(version)
         except BaseException:
             with anyio.CancelScope(shield=True):
@@ -138,6 +139,10 @@ class Reader:
             raise
         connection.row_factory = sqlite3.Row
         return connection
+
+    def _check_made(self, version: int) -> None:
+        if version == 0:  # its file is there, and somebody is making the rest
+            raise NoDatabaseError(self.directory)
 
 
 class Database(Reader):
@@ -262,6 +267,10 @@ class Database(Reader):
             with anyio.CancelScope(shield=True):
                 await future  # which raises what the write raised
             raise
+
+    async def flush(self) -> None:
+        """Wait until everything that is in line now is committed."""
+        await self.submit(lambda _transaction: None)
 
     def _open_writing(self) -> sqlite3.Connection:
         return open_writing(self.file)

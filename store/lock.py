@@ -35,9 +35,10 @@ class DataLock:
         except BlockingIOError as error:
             os.close(descriptor)
             raise DataLockedError(self._directory, self.owner()) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._descriptor = descriptor
+        with contextlib.suppress(OSError):  # the number is for messages; what a full disk means others find out
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         """Give the lock back, if it is held."""

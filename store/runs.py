@@ -63,6 +63,17 @@ def set_paused(transaction: Transaction, run: int, *, paused: bool) -> None:
     transaction.execute("UPDATE runs SET paused = ? WHERE id = ?", (paused, run))
 
 
+def read_run(transaction: Transaction, name: str) -> Run | None:
+    """As find_run, as of this transaction."""
+    row = transaction.execute("SELECT * FROM runs WHERE name = ?", (name,)).fetchone()
+    return _from_row(row) if row else None
+
+
+def read_runs(transaction: Transaction) -> list[Run]:
+    """As list_runs, as of this transaction."""
+    return [_from_row(row) for row in transaction.execute("SELECT * FROM runs ORDER BY id")]
+
+
 async def find_run(reader: Reader, name: str) -> Run | None:
     """The run of that name, if there is one."""
     row = await reader.fetch_one("SELECT * FROM runs WHERE name = ?", (name,))

@@ -229,7 +229,8 @@ class Writer:
             connection.execute("COMMIT")
         except BaseException as error:  # noqa: BLE001 - the thread's border: handed to whoever awaits the write
             if connection.in_transaction:
-                connection.execute("ROLLBACK")
+                with contextlib.suppress(sqlite3.Error):  # then the next BEGIN fails, and tells those who wait
+                    connection.execute("ROLLBACK")
             blobs.forget()
             return [], error
         return transaction.published, None
@@ -262,11 +263,13 @@ class Writer:
 
     def _deliver(self, events: Sequence[Event], group: Sequence[_Pending[Any]]) -> None:
         """Back on the loop: first the bus hears of the events, then the writers of their results."""
-        if events:
-            self._on_commit(events)
-        if not self._finished:
-            self._loop.call_soon(self._hand_out)
-        self._finished.extend(group)
+        try:
+            if events:
+                self._on_commit(events)
+        finally:  # whatever a listener's defect: the loop tells of it, and nobody waits for ever
+            if not self._finished:
+                self._loop.call_soon(self._hand_out)
+            self._finished.extend(group)
 
     def _hand_out(self, before: float | None = None) -> None:
         """Give out some results, and the rest in the loop's next rounds; `before` is the time of the round before."""

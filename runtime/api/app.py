@@ -19,6 +19,7 @@ from dataclasses import asdict
 import orjson
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
+from anyio.to_thread import run_sync
 
 from runtime.api.bodies import BadRequestError, read_retry_body, read_tasks_body
 from runtime.api.guard import make_guard
@@ -29,7 +30,7 @@ from runtime.errors import CsoError
 from runtime.logs import get_logger
 from runtime.runs import RunChangedError
 from runtime.status import status_json
-from store.errors import StorageError
+from store.errors import StorageError, StorageTroubleError
 from store.jsontypes import JsonValue
 from store.tasks import ChangedTaskError
 
@@ -94,7 +95,7 @@ async def status(request: web.Request) -> web.Response:
 async def submit(request: web.Request) -> web.Response:
     """Take tasks: all of the request, or on an error none."""
     daemon = _working(request)
-    body = read_tasks_body(await request.read())
+    body = await run_sync(read_tasks_body, await request.read())
     taken = await daemon.control.take(body.parcels, run=body.run, priority=body.priority)
     run = body.run or daemon.settings.run.name
     _log.info("tasks submitted", run=run, new=taken.new, known=taken.known)
@@ -162,6 +163,9 @@ def _working(request: web.Request) -> Daemon:
     live = request.app[LIVE]
     if live.stopping:
         raise web.HTTPServiceUnavailable(reason="the daemon is stopping and takes nothing new")
+    if trouble := live.daemon.database.trouble:
+        # Its writes wait for the end of this, which nobody who asks over HTTP would; said anew, for it is kept.
+        raise StorageTroubleError(trouble.trouble, trouble.what, trouble.next_step)
     return live.daemon
 
 

@@ -18,6 +18,8 @@ from store.jsontypes import JsonValue
 from store.tasks import TaskFile
 
 MOST_PRIORITY = 1_000_000
+MOST_TASKS = 10_000
+"""In a request, which is taken in one transaction."""
 
 
 class BadRequestError(ValueError):
@@ -53,6 +55,8 @@ def read_tasks_body(body: bytes) -> TasksBody:
     tasks = fields.get("tasks")
     if not isinstance(tasks, list) or not tasks:
         raise BadRequestError('"tasks" must be a list of at least one {"record": {"question": …, "answer": …}}')
+    if len(tasks) > MOST_TASKS:
+        raise BadRequestError(f'"tasks" has {len(tasks)} of them: send at most {MOST_TASKS} at once')
     return TasksBody(
         run=_run(fields),
         priority=_priority(fields.get("priority", 0)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING
 
@@ -28,9 +29,10 @@ def write_json(value: Mapping[str, JsonValue]) -> None:
 
 
 def say(text: str) -> None:
-    """Write a message for people to stderr."""
-    sys.stderr.write(f"{fitted(with_options(text), sys.stderr)}\n")
-    sys.stderr.flush()
+    """Write a message for people to stderr; where that cannot be, nobody is there to read it."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"{fitted(with_options(text), sys.stderr)}\n")
+        sys.stderr.flush()
 
 
 def say_error(text: str) -> None:

@@ -342,4 +342,6 @@ def _relative(value: JsonValue) -> Path | None:
     relative = os.path.normpath(value)
     if Path(relative).is_absolute() or relative.split(os.sep, 1)[0] == os.pardir:
         raise BadTaskError(f"its file {value!r} lies outside the folder of the task file")
+    if relative == os.curdir:
+        raise BadTaskError(f"its file {value!r} is a folder")
     return Path(relative)

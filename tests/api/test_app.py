@@ -7,7 +7,9 @@ import base64
 import anyio
 import pytest
 
+import runtime.api.bodies
 from runtime.api.app import make_app
+from store.errors import StorageTroubleError
 from store.writer import Write
 from tests.api.conftest import DEADLINE_S, Server
 
@@ -185,3 +187,23 @@ async def test_tasks_that_come_while_a_refused_key_is_left_alone_wait_with_the_o
     await server.ask("POST", "/v1/retry", {"all": True})
     server.may_answer.set()
     await server.until("task-finished", 2)
+
+
+async def test_while_the_disk_cannot_be_written_requests_that_change_something_are_told_so(server: Server) -> None:
+    standing = server.work.daemon.database._standing
+    standing.begin("test", StorageTroubleError("full", "the disk of DIR is full", "free some space there"))
+    for path in ("/v1/runs/test/pause", "/v1/retry", "/v1/tasks/test/a/cancel"):
+        answer = await server.ask("POST", path, {"all": True})
+        assert answer.status == 503
+        assert "the disk of DIR is full: free some space there" in answer.json["error"]
+    assert (await server.submit("a")).status == 503
+    assert (await server.ask("GET", "/healthz")).json == {"status": "waiting"}
+    standing.end("test")
+    assert (await server.submit("a")).json["new"] == 1
+
+
+async def test_a_request_has_a_most_of_tasks(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime.api.bodies, "MOST_TASKS", 2)
+    answer = await server.submit("a", "b", "c")
+    assert (answer.status, answer.json["error"]) == (400, '"tasks" has 3 of them: send at most 2 at once')
+    assert (await server.submit("a", "b")).json["new"] == 2

@@ -15,7 +15,7 @@ from runtime.config.rendering import render_default_config
 from runtime.config.settings import Settings
 from runtime.config.values import flatten
 from runtime.errors import ConfigError
-from runtime.roles import endpoint_settings
+from runtime.roles import replica_settings
 
 LLM = "http://gpu:8081/v1/chat/completions"
 AZURE = {"AZURE_OPENAI_API_KEY": "azure-key", "AZURE_OPENAI_ENDPOINT": "https://r.openai.azure.com/"}
@@ -68,7 +68,7 @@ def test_an_address_is_asked_as_the_published_scripts_ask_it_and_every_value_has
 def test_no_key_goes_to_the_address_of_a_target(role: str) -> None:
     environ = {**dict.fromkeys(TARGETS.values(), LLM), **dict.fromkeys(KEYS, "sk-secret")}
     loaded = load_settings(None, environ, {"judge.method": "model"})
-    assert endpoint_settings(loaded.settings, environ)[role].api_key is None
+    assert replica_settings(loaded.settings, environ)[role][0].api_key is None
 
 
 def test_openai_s_key_goes_to_openai_itself_and_to_its_own_endpoint() -> None:
@@ -212,7 +212,7 @@ def test_a_variable_that_says_nothing_usable_is_no_error_until_a_model_is_missin
     assert notice in told
     assert "hunter22" not in told
     with pytest.raises(ConfigError, match=r"not set: models\.policy\.base_url") as caught:
-        endpoint_settings(loaded.settings, environ)
+        replica_settings(loaded.settings, environ)
     assert notice in str(caught.value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from store.events import BudgetSpent, DeliveryFailed, Event, TaskFinished, TaskS
 from store.formats.task_files import TaskRecord
 from store.runs import create_run
 from store.tasks import submit_task
-from store.transaction import Transaction, now_us
+from store.transaction import SqlValues, Transaction, now_us
 
 DEADLINE_S = 20
 
@@ -556,3 +557,85 @@ async def test_a_worker_whose_deliveries_are_withdrawn_goes_on_with_those_of_oth
             await anyio.sleep(0.01)
     assert handled == [4, 5]
     assert not bus.at_work
+
+
+class _SlowReading(Database):
+    """A database whose readings of what is due take a moment."""
+
+    async def fetch(self, sql: str, values: SqlValues = ()) -> list[sqlite3.Row]:
+        rows = await super().fetch(sql, values)
+        if "d.attempts" in sql:
+            await anyio.sleep(0.05)
+        return rows
+
+
+async def test_what_comes_due_while_the_line_is_filled_is_not_left_for_the_longest_delay(tmp_path: Path) -> None:
+    bus = Bus(retries=Retries(delay=1.0, max_delay=10 * DEADLINE_S), capacity=8)
+    bus.admit([1])
+    handler = Scripted(content)
+    async with _SlowReading(
+        tmp_path, subscriptions={"task-submitted": ["scripted"]}, on_commit=bus.on_commit
+    ) as database:
+        run = await begin(database)
+
+        def put_off(transaction: Transaction) -> None:
+            submit(transaction, run, 1)
+            transaction.execute("UPDATE deliveries SET attempts = 1, due = ?", (now_us() + 30_000,))
+
+        await database.write(put_off)
+        await drain(bus, database, handler)
+    assert len(handler.given) == 1
+
+
+async def test_an_idle_line_leaves_the_database_alone_whatever_the_longest_delay(tmp_path: Path) -> None:
+    readings = 0
+
+    class Counting(Database):
+        async def fetch(self, sql: str, values: SqlValues = ()) -> list[sqlite3.Row]:
+            nonlocal readings
+            readings += 1
+            return await super().fetch(sql, values)
+
+    bus = Bus(retries=Retries(delay=0.0, max_delay=0.0), capacity=8)
+    bus.admit([1])
+    async with Counting(tmp_path, subscriptions={}, on_commit=bus.on_commit) as database:
+        await begin(database)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(bus.run, database, [Scripted(content)])
+            await anyio.sleep(0.3)
+            tasks.cancel_scope.cancel()
+    assert readings < 10
+
+
+async def test_the_time_for_which_a_run_rests_is_not_counted_as_failing(tmp_path: Path) -> None:
+    bus, failures = Bus(retries=Retries(attempts=3, delay=0.01, max_time=60.0), capacity=8), list[DeliveryFailed]()
+    bus.watch(lambda event: failures.append(event) if isinstance(event, DeliveryFailed) else None)
+
+    async def fail(_event: Event) -> Result:
+        raise InfrastructureError("not now")
+
+    async with opened(tmp_path, bus) as database:
+        run = await begin(database)
+        hours_ago = now_us() - 15 * 3600 * 10**6
+
+        def failed_before(transaction: Transaction) -> None:
+            submit(transaction, run, 1)
+            transaction.execute("UPDATE deliveries SET attempts = 1, failing = ?", (hours_ago,))
+
+        await database.write(failed_before)
+        await drain(bus, database, Scripted(fail))
+    assert [(event.attempt, event.dead) for event in failures] == [(2, False), (3, True)]
+
+
+async def test_an_error_that_cannot_be_stored_as_it_is_ends_no_bus(tmp_path: Path) -> None:
+    bus, failures = quick_bus(attempts=1), list[DeliveryFailed]()
+    bus.watch(lambda event: failures.append(event) if isinstance(event, DeliveryFailed) else None)
+
+    async def fail(_event: Event) -> Result:
+        raise ValueError("it said \ud83d")
+
+    async with opened(tmp_path, bus) as database:
+        run = await begin(database)
+        await database.write(lambda t: submit(t, run, 1))
+        await drain(bus, database, Scripted(fail))
+    assert [event.error for event in failures] == ["ValueError: it said \\ud83d"]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import TextIO
 
 import anyio
 import pytest
@@ -127,3 +131,26 @@ async def test_nothing_is_left_behind_when_the_daemon_is_closed(data: Path) -> N
     assert await wait_until_gone(started) == []
     left = [path.name async for path in anyio.Path(data).rglob("*") if await path.is_dir()]
     assert not any(name.isdecimal() for name in left)
+
+
+def test_the_number_of_a_process_that_has_gone_is_no_daemon_to_give_way_to(data: Path) -> None:
+    data.mkdir(parents=True)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait(DEADLINE_S)
+    (data / "daemon.json").write_text(f'{{"pid": {gone.pid}, "url": "", "started": 0}}')
+    file = data / "lock"
+    file.write_text(f"{gone.pid}\n")
+
+    async def open_and_leave(looking: TextIO) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(close_soon, looking)
+            async with open_daemon(settings_for(NOBODY, data), {}) as daemon:
+                assert daemon.run.name == "test"
+
+    async def close_soon(looking: TextIO) -> None:
+        await anyio.sleep(0.2)
+        looking.close()
+
+    with file.open() as looking:  # as a command does that asks whether there is a daemon
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        anyio.run(open_and_leave, looking)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from runtime.config.identity import digest, identity
@@ -131,3 +132,17 @@ async def test_a_new_run_gets_the_next_free_name(tmp_path: Path) -> None:
         await opened(settings(tmp_path, run={"name": taken}))
         assert await free_name(tmp_path, "r") == free
     assert await free_name(tmp_path, "other") == "other"
+
+
+async def test_a_run_that_two_begin_at_once_is_begun_once(tmp_path: Path) -> None:
+    chosen = settings(tmp_path)
+    found: list[int] = []
+
+    async def begin(database: Database) -> None:
+        found.append((await open_run(database, chosen, "r")).id)
+
+    async with Database(tmp_path) as database, anyio.create_task_group() as tasks:
+        for _ in range(4):
+            tasks.start_soon(begin, database)
+    assert len(found) == 4
+    assert len(set(found)) == 1

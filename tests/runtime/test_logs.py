@@ -11,6 +11,7 @@ import orjson
 import pytest
 import structlog
 
+from runtime.cli.output import say
 from runtime.hints import remember_options
 from runtime.logs import configure_logs
 
@@ -73,3 +74,23 @@ def test_hints_in_the_log_can_be_typed_as_they_stand(monkeypatch: pytest.MonkeyP
     finally:
         remember_options(config=None, data=None)
     assert orjson.loads(written.getvalue())["error"] == "see `cso status --data there`"
+
+
+class _Gone(io.StringIO):
+    """A stderr whose reader has gone, or whose disk is full."""
+
+    def write(self, _text: str) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_a_line_that_cannot_be_written_is_nobody_s_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", _Gone())
+    configure_logs("info")
+    log = structlog.get_logger("somewhere")
+    for tell in (log.info, log.warning, log.error, log.exception, log.critical):
+        tell("unheard")
+    say("unheard")
+    heard = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", heard)
+    log.info("heard")
+    assert orjson.loads(heard.getvalue())["event"] == "heard"

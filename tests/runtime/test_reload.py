@@ -9,6 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+import runtime.daemon
 from runtime.config.settings import Settings
 from runtime.daemon import Daemon, open_daemon
 from runtime.errors import ConfigError
@@ -18,7 +19,7 @@ from runtime.simulation.server import SimulationServer
 from runtime.simulation.world import World
 from store.database import Reader
 from store.errors import StorageTroubleError
-from store.events import BudgetSpent, Event, Resumed, TaskFinished
+from store.events import BudgetSpent, Event, Resumed, StepCompleted, TaskFinished
 from store.spending import Counted
 from store.summary import summarise
 from tests.acceptance.running import records_of, settings_for
@@ -157,3 +158,24 @@ async def test_limits_of_an_endpoint_hold_from_then_on_and_one_that_was_found_st
         assert policy.snapshot().limit > 3
         assert daemon.endpoints["prm"].snapshot().limit == 5
         assert expert.snapshot().limit >= found
+
+
+async def test_a_run_that_is_paused_while_caps_are_raised_stays_paused(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with working(budget__calls=10_000, run__rollouts=1) as (work, daemon):
+        await work.until(StepCompleted)
+
+        async def paused_meanwhile(*_: object) -> None:
+            await daemon.control.pause(daemon.run.name)
+
+        monkeypatch.setattr(runtime.daemon, "wake", paused_meanwhile)
+        await apply_settings(daemon, work.settings(budget__calls=20_000), {})
+        assert daemon.run.id not in daemon.bus.runs
+        assert not daemon.bus.at_work
+
+
+async def test_a_cap_that_is_raised_while_work_goes_on_resumes_nothing() -> None:
+    async with working(budget__calls=10_000) as (work, daemon):
+        await work.until(StepCompleted)
+        await apply_settings(daemon, work.settings(budget__calls=20_000), {})
+        await work.until(TaskFinished, len(WORLD.tasks))
+    assert not [event for event in work.events if isinstance(event, Resumed)]

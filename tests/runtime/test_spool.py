@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import AsyncIterator, Sequence
@@ -18,8 +19,8 @@ from runtime.config.settings import Settings
 from runtime.control import LocalControl, Submitted
 from runtime.spool import Spool
 from store.database import Database
-from store.errors import StorageTroubleError
-from store.formats.task_files import TaskRecord
+from store.errors import StorageTroubleError, TaskFileError
+from store.formats.task_files import TaskFile, TaskRecord, read_tasks
 from tests.acceptance.running import settings_for
 
 DEADLINE_S = 20
@@ -217,3 +218,23 @@ async def test_a_folder_that_is_taken_away_is_made_again(box: Box) -> None:
         box.move_in("a.jsonl", line("a"))
         await box.until("done", "a.jsonl")
     assert stat.S_ISDIR((box.folder / "taken").stat().st_mode)
+
+
+async def test_a_file_that_the_machine_keeps_from_being_read_is_tried_again(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = iter([errno.EMFILE, errno.EIO])
+    read = read_tasks
+
+    def refuse_at_first(path: Path, *, strict: bool, folder: Path) -> TaskFile:
+        number = next(refusals, None)
+        if number is None:
+            return read(path, strict=strict, folder=folder)
+        raise TaskFileError(path, [os.strerror(number)]) from OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(runtime.spool, "read_tasks", refuse_at_first)
+    async with taking(box):
+        box.move_in("a.jsonl", line("a"))
+        await box.until("done", "a.jsonl")
+    assert box.files("rejected") == []
+    assert next(refusals, None) is None

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from runtime.stopping import EXIT_GRACE_OVER
+
 DEADLINE_S = 30
 PROGRAM = """
 import sys, anyio
@@ -40,10 +42,10 @@ anyio.run(main, float(sys.argv[1]), float(sys.argv[2]))
 
 
 @contextmanager
-def program(*, grace: float, work: float) -> Iterator[subprocess.Popen[str]]:
+def program(*, grace: float, work: float, source: str = PROGRAM) -> Iterator[subprocess.Popen[str]]:
     """A process that works for so many seconds after it was told to stop."""
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(grace), str(work)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", source, str(grace), str(work)], stdout=subprocess.PIPE, text=True
     ) as process:
         try:
             assert line(process) == "ready"
@@ -90,3 +92,12 @@ def test_the_end_of_the_grace_is_an_end_after_last_words_and_names_what_is_lost(
         assert line(process).startswith("given up after 1.2 s, without 1 reply being paid for")
         assert line(process) == "last words"
         assert process.wait(DEADLINE_S) == 1
+
+
+def test_the_end_of_the_grace_ends_the_process_though_nothing_can_be_saved() -> None:
+    failing = PROGRAM.replace('tell("last words")', 'raise RuntimeError("the store is closed")').replace(
+        "await anyio.sleep(seconds_of_work)", "await anyio.to_thread.run_sync(time.sleep, seconds_of_work)"
+    )
+    with program(grace=0.05, work=60, source=f"import time\n{failing}") as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE_S) == EXIT_GRACE_OVER

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
+import os
 import sqlite3
 import threading
 import time
@@ -15,10 +18,11 @@ import pytest
 
 import store.migrations
 import store.writer
-from store.database import Database, Reader
+from store.database import FILE_NAME, Database, Reader
 from store.deliveries import count_owed
 from store.errors import DataLockedError, NewerDatabaseError, NoDatabaseError, StoreClosedError
 from store.events import Event, RunStarted, TaskSubmitted
+from store.lock import DataLock
 from store.migrations import migrate, migration_steps
 from store.runs import create_run, find_run
 from store.transaction import Transaction
@@ -292,3 +296,40 @@ def test_a_step_that_fails_leaves_the_database_as_it_was(
     with pytest.raises(sqlite3.OperationalError, match="no such table"):
         migrate(database)
     assert form(database) == before
+
+
+async def test_a_database_that_is_being_made_is_none_yet(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")  # makes the file, before there is any table
+    async with Reader(tmp_path) as reader:
+        with pytest.raises(NoDatabaseError, match="cso run"):
+            await find_run(reader, "r")
+
+
+async def test_a_listener_s_defect_keeps_nobody_waiting(tmp_path: Path) -> None:
+    told: list[BaseException] = []
+
+    def on_commit(_events: Sequence[Event]) -> None:
+        raise ZeroDivisionError
+
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context["exception"]))
+    with anyio.fail_after(20):
+        async with Database(tmp_path, on_commit=on_commit) as database:
+            await database.write(begin)
+    assert [type(error) for error in told] == [ZeroDivisionError]
+
+
+def test_a_lock_whose_number_cannot_be_written_is_held_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", refuse)
+    first, second = DataLock(tmp_path), DataLock(tmp_path)
+    first.acquire()
+    with pytest.raises(DataLockedError):
+        second.acquire()
+    first.release()
+    second.acquire()
+    second.release()

@@ -142,7 +142,7 @@ def test_a_task_without_an_answer_is_taken_and_reported(write: Writer, answer: o
         ({"question": "q", "id": "a\nb"}, "not printable"),
         ({"question": "q", "id": "a" * 201}, "over 200"),
         ({"question": "q", "file_name": "absent.csv"}, "does not exist"),
-        ({"question": "q", "file_name": "."}, "does not exist"),
+        ({"question": "q", "file_name": "."}, "is a folder"),
         ({"question": "q", "file_name": 3}, "not a path"),
         ({"question": "q", "file_name": "a\0b"}, "not a path"),
         ({"question": "q", "file_name": "x" * 5000}, "cannot be read"),
