@@ -46,7 +46,7 @@ class Retries:
     There is a ceiling on attempts, and one of `max_time` seconds from the first failure to the last attempt.
     """
 
-    attempts: int = 5
+    attempts: int = 12
     delay: float = 1.0
     max_delay: float = 300.0
     max_time: float = 21_600.0
@@ -147,6 +147,10 @@ class Bus:
         self._held -= chosen
         self._paused -= chosen
         self.look()
+
+    def tell_of_caps_anew(self) -> None:
+        """A cap that is reached is told of once; caps have changed, so it is news again."""
+        self._told.clear()
 
     def release_held(self) -> None:
         """Hand out deliveries again of the runs that wait until an endpoint that stopped may be tried."""

@@ -132,7 +132,7 @@ async def open_daemon(
     raise_descriptor_limit()
     roles = replica_settings(settings, environ)
     caps(settings, roles)  # tells what is missing before anything is opened
-    agent = _agent(settings)
+    agent, search = _agent(settings), search or _search(settings)
     classes = handler_classes()
     redact = redactor(configured_secrets(settings, environ))
     bus = Bus(retries=retries(settings), capacity=settings.bus.queue, redact=redact)
@@ -178,7 +178,7 @@ async def open_daemon(
             models=models,
             sandbox=sandbox,
             limits=_limits(settings),
-            search=search or _search(settings),
+            search=search,
             search_limit=settings.search.limit,
             workspaces=workspaces,
         )

@@ -17,6 +17,7 @@ from runtime.hints import with_options
 from runtime.wrapping import fitted
 
 _HANG = "    "
+_SHOWN = 200
 
 
 @contextlib.contextmanager
@@ -60,6 +61,20 @@ def configure_logs(level: str) -> None:
         logger_factory=_logger_of_stderr,
         cache_logger_on_first_use=False,
     )
+    root = logging.getLogger()
+    if not any(isinstance(handler, _Libraries) for handler in root.handlers):
+        root.addHandler(_Libraries())
+
+
+class _Libraries(logging.Handler):
+    """What libraries have to say, from warnings up, in the form of our own log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if record.name == "aiohttp.server":  # requests that are none: the fault of whoever sent them
+            get_logger("api").info("request not understood", error=" ".join(str(error).split())[:_SHOWN])
+        else:
+            get_logger(record.name).log(record.levelno, record.getMessage(), exc_info=error)
 
 
 class _Lines(structlog.PrintLogger):

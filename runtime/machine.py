@@ -28,10 +28,12 @@ def tell_of_trouble(trouble: StorageTroubleError | None) -> None:
     if trouble is None:
         _log.warning("the trouble is over: work goes on", trouble=None)
         return
-    _log.error(
-        f"work waits: {trouble.what}. Next: {trouble.next_step}; work then goes on by itself, nothing is lost",
-        trouble=trouble.trouble,
-    )
+    _log.error(f"work waits: {described(trouble)}, nothing is lost", trouble=trouble.trouble)
+
+
+def described(trouble: StorageTroubleError) -> str:
+    """What a daemon waits for, and what to do."""
+    return f"{trouble.what}. Next: {trouble.next_step}; work then goes on by itself"
 
 
 def raise_descriptor_limit() -> int:

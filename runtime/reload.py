@@ -58,6 +58,7 @@ async def apply_settings(daemon: Daemon, wanted: Settings, environ: Mapping[str,
     daemon.settings = settings
     _put_into_effect(daemon, replicas)
     if has_other_caps:
+        daemon.bus.tell_of_caps_anew()
         await daemon.take_up()
     return Reloaded(
         applied={key: (old.get(key), new.get(key)) for key in free},

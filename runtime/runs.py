@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -17,7 +18,7 @@ from store.errors import NoDatabaseError
 from store.events import Resumed
 from store.jsontypes import JsonValue
 from store.resumption import count_open_work
-from store.runs import Run, change_run, create_run, differences, find_run, list_runs, read_run
+from store.runs import Run, change_run, create_run, differences, find_run, has_evidence, list_runs, read_run
 from store.transaction import Transaction
 
 _PROGRAM = "program."
@@ -47,22 +48,28 @@ class RunChangedError(ConfigError):
 
 
 async def open_run(database: Database, settings: Settings, name: str) -> Run:
-    """The run of that name, begun now with these settings if there is none.
+    """The run of that name, begun now with these settings if there is none, or no evidence in it.
 
     Raises:
         RunChangedError: it was begun with other settings, or by another program.
     """
     fixed = identity(settings)
+    wanted = digest(fixed)
 
     def open_or_begin(transaction: Transaction) -> Run:
         # Looked for again, for somebody else may have begun it meanwhile.
         run = read_run(transaction, name)
-        return run or create_run(transaction, name=name, digest=digest(fixed), identity=fixed)
+        if run is None:
+            return create_run(transaction, name=name, digest=wanted, identity=fixed)
+        if run.digest == wanted or has_evidence(transaction, run.id):
+            return run
+        change_run(transaction, run, digest=wanted, identity=fixed)
+        return replace(run, digest=wanted, identity=fixed)
 
     found = await find_run(database, name)
-    if found is None:
+    if found is None or found.digest != wanted:
         found = await database.write(open_or_begin)
-    if found.digest != digest(fixed):
+    if found.digest != wanted:
         raise RunChangedError(found.name, differences(found.identity, fixed))
     return found
 

@@ -63,6 +63,12 @@ def set_paused(transaction: Transaction, run: int, *, paused: bool) -> None:
     transaction.execute("UPDATE runs SET paused = ? WHERE id = ?", (paused, run))
 
 
+def has_evidence(transaction: Transaction, run: int) -> bool:
+    """Whether a rollout of a run was ever begun: before that, nothing in it depends on its settings."""
+    query = "SELECT 1 FROM trajectories WHERE task IN (SELECT id FROM tasks WHERE run = ?) LIMIT 1"
+    return transaction.execute(query, (run,)).fetchone() is not None
+
+
 def read_run(transaction: Transaction, name: str) -> Run | None:
     """As find_run, as of this transaction."""
     row = transaction.execute("SELECT * FROM runs WHERE name = ?", (name,)).fetchone()

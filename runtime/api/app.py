@@ -150,6 +150,8 @@ async def _tell_errors(request: web.Request, handler: Handler) -> web.StreamResp
         return _json({"error": str(error)}, status=404)
     except (ChangedTaskError, RunChangedError) as error:
         return _json({"error": str(error)}, status=409)
+    except ConnectionError:  # whoever asked has left before all of it had come, and hears nothing
+        return _json({"error": "the request ended before its end"}, status=400)
     except StorageError as error:
         return _json({"error": str(error)}, status=503)
     except CsoError as error:

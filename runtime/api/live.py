@@ -13,6 +13,7 @@ from runtime.api.counts import Counts
 from runtime.clock import loop_time
 from runtime.daemon import Daemon
 from runtime.lag import LagMeter
+from runtime.machine import described
 from runtime.models.pool import Pool
 from store.database import Reader
 from store.events import Event, Resumed
@@ -60,7 +61,7 @@ async def live_status(live: Live) -> dict[str, JsonValue]:
         "url": live.url,
         "started": live.started,
         "state": live.state,
-        "trouble": str(daemon.database.trouble) if daemon.database.trouble else None,
+        "trouble": described(daemon.database.trouble) if daemon.database.trouble else None,
         "data": str(daemon.settings.run.data.absolute()),
         "serving": [run.name for run in runs if run.id in daemon.bus.runs],
         "paused": [run.name for run in runs if run.paused],

@@ -94,7 +94,8 @@ def _endpoint(endpoint: Facts) -> str:
     if endpoint["limiting"] != "none":
         parts.append(f"limited by {_LIMITS.get(endpoint['limiting'], endpoint['limiting'])}")
     parts += [f"{endpoint[name]:,} {name}" for name in ("refused", "retried") if endpoint[name]]
-    return ", ".join(parts)
+    load = ", ".join(parts)
+    return f"{endpoint['reason']}; {load}" if endpoint.get("reason") else load
 
 
 def _stopped(endpoint: Facts) -> str:

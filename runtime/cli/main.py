@@ -12,13 +12,14 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from runtime.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STORAGE, EXIT_USAGE
-from runtime.cli.output import say_error, write_data
+from runtime.cli.output import UNWRITTEN, say_error, write_data
 from runtime.errors import ConfigError, CsoError
 from runtime.hints import remember_options
 from store.errors import StorageError, TaskFileError
@@ -143,18 +144,29 @@ def cso(
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run `cso` with `args`, by default the process's own, and exit with its code."""
+    # Closed by whoever started us, as by `>&-`: what is written there is for nobody.
+    sys.stdout = sys.stdout or _nowhere()
+    sys.stderr = sys.stderr or _nowhere()
     sys.exit(_run(args))
+
+
+def _nowhere() -> TextIO:
+    return Path(os.devnull).open("w", encoding="utf-8")
 
 
 def _run(args: Sequence[str] | None) -> int:
     try:
         code = _invoke(args)
-        sys.stdout.flush()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has left. What is still buffered goes nowhere, or the interpreter would
-        # complain about it while it exits.
+    except BrokenPipeError:  # whoever read our output has left
+        code = EXIT_FAILED
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError) and code != EXIT_FAILED:
+            say_error(f"{UNWRITTEN}: {error.strerror}")
+        # What is still buffered goes nowhere, or the interpreter would complain about it while it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     return code

@@ -6,6 +6,7 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING
 
+from runtime.errors import CsoError
 from runtime.hints import with_options
 from runtime.wrapping import fitted
 
@@ -15,9 +16,26 @@ if TYPE_CHECKING:
     from store.jsontypes import JsonValue
 
 
+UNWRITTEN = "the output cannot be written"
+
+
+class OutputError(CsoError):
+    """Raised when stdout takes nothing more, as on a full disk."""
+
+
 def write_data(text: str) -> None:
-    """Write data to stdout, ending in a line break."""
-    sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+    """Write data to stdout, ending in a line break.
+
+    Raises:
+        BrokenPipeError: whoever read it has left.
+        OutputError: it cannot be written for another reason.
+    """
+    try:
+        sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{UNWRITTEN}: {error.strerror}") from error
 
 
 def write_json(value: Mapping[str, JsonValue]) -> None:

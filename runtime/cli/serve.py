@@ -10,7 +10,7 @@ import typer
 
 from runtime.cli.identity import AcceptOption, NewRunOption, settle_identity
 from runtime.cli.options import ConfigOption, DataOption, tell_notices
-from runtime.config.loading import load_settings
+from runtime.config.loading import DEFAULT_FILE, load_settings
 from runtime.config.settings import Settings
 from runtime.serve import serve as work
 
@@ -37,6 +37,8 @@ def serve(
         "api.port": port,
         "queue.spool": _text(spool),
     }
+    if file is None and DEFAULT_FILE.exists():
+        file = DEFAULT_FILE  # that it is gone when it is read anew does not mean that nothing is configured
     settings = settle_identity(_load(file, overrides), new_run=new_run, accept=accept)
     # What is read anew is about the run that was settled on.
     load = partial(_load, file, {**overrides, "run.name": settings.run.name})

@@ -13,7 +13,10 @@ from runtime.cli.reading import read_all, tell_left_out
 from runtime.cli.report import counted
 from runtime.config.settings import Settings
 from runtime.control import Submitted
+from store.database import Reader
+from store.errors import NoDatabaseError
 from store.formats.task_files import TaskRecord
+from store.runs import find_run
 
 
 def submit(
@@ -34,11 +37,12 @@ def submit(
     """
     settings = settings_for(file, data, run=name)
     records, problems = read_all(tasks, strict=strict)
+    is_new = name is not None and not anyio.run(_has_run, settings.run.data, name)
     taken, is_daemon = anyio.run(_submit, settings, records, name, priority)
     if json:
         write_json({"run": taken.run, "new": taken.new, "known": taken.known, "daemon": is_daemon})
     else:
-        write_data(_told(taken))
+        write_data(_told(taken, is_new=is_new))
     tell_left_out(problems)
     if taken.run != settings.run.name:
         ours = settings.run.name
@@ -47,11 +51,19 @@ def submit(
         say(f"no daemon works on {settings.run.data}: the tasks wait for `cso serve`")
 
 
-def _told(taken: Submitted) -> str:
+async def _has_run(data: Path, name: str) -> bool:
+    try:
+        async with Reader(data) as reader:
+            return await find_run(reader, name) is not None
+    except NoDatabaseError:
+        return False
+
+
+def _told(taken: Submitted, *, is_new: bool) -> str:
     if not taken.new:
         return f"nothing to do: run {taken.run} has all of the tasks already"
     known = f", which has {counted(taken.known, 'other')} already" if taken.known else ""
-    return f"{counted(taken.new, 'task')} taken into run {taken.run}{known}"
+    return f"{counted(taken.new, 'task')} taken into {'the new run' if is_new else 'run'} {taken.run}{known}"
 
 
 async def _submit(

@@ -163,7 +163,7 @@ class Judge(Section):
 class Bus(Section):
     """Delivery of events to handlers."""
 
-    attempts: int = free(5, "Deliveries of an event before it is set aside.", ge=1, le=100)
+    attempts: int = free(12, "Deliveries of an event before it is set aside.", ge=1, le=100)
     delay: float = free(1.0, "Seconds before the first repeat; grows with each one.", ge=0, le=3600)
     max_delay: float = free(300.0, "Longest wait between two deliveries, in seconds.", ge=0, le=86400)
     max_time: float = free(

@@ -134,7 +134,7 @@ class Endpoint:
             retried=self._retried,
             calls=self._calls,
             stopped=self.is_stopped,
-            reason=stop.fault.reason if stop.fault else None,
+            reason=stop.fault.reason if stop.fault else self._trouble.unreached,
             until=round(time.time() + stop.pause) if stop.fault else None,
         )
 

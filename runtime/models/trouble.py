@@ -5,9 +5,12 @@ Single failures are for the log of events; this is for whoever may have to do so
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING
+
+from runtime.clock import clock_time
 
 if TYPE_CHECKING:
     from runtime.models.faults import Fault
@@ -34,6 +37,8 @@ class Trouble:
         self._who = f"the {settings.name} endpoint" + (f" at {at}" if at else "")
         self._tell = tell
         self._told = _Told.NOTHING
+        self.unreached: str | None = None
+        """Why there is no connection, and since when, as long as there is none."""
 
     def met(self, fault: Fault) -> None:
         """Note an attempt that brought no reply: whether the endpoint was reached at all."""
@@ -43,6 +48,7 @@ class Trouble:
         elif self._told is not _Told.UNREACHED:
             self._told = _Told.UNREACHED
             reason = fault.reason.removeprefix("cannot connect: ")
+            self.unreached = f"cannot be reached since {clock_time(time.time())}: {reason}"
             self._tell(f"{self._who} cannot be reached: {reason}. Next: {fault.advice}; it is tried again meanwhile")
 
     def paused(self, reason: str) -> None:
@@ -60,6 +66,7 @@ class Trouble:
             self._tell(f"{self._who} answers again")
 
     def _reached(self) -> None:
+        self.unreached = None
         if self._told is _Told.UNREACHED:
             self._told = _Told.NOTHING
             self._tell(f"{self._who} can be reached again")

@@ -121,7 +121,9 @@ async def test_a_run_of_another_name_is_begun_and_named_where_there_are_several(
     at.may_answer.set()
     assert (await at.cso("submit", at.tasks("a"))).status == 0
     other = await at.cso("submit", at.tasks("a"), "--run", "other")
-    assert (other.status, other.output) == (0, "1 task taken into run other\n")
+    assert (other.status, other.output) == (0, "1 task taken into the new run other\n")
+    more = await at.cso("submit", at.tasks("b"), "--run", "other")
+    assert (more.status, more.output) == (0, "1 task taken into run other\n")
     which = await at.cso("pause")
     assert (which.status, which.output) == (2, "")
     assert "several runs, choose one with --run: default, other" in which.said

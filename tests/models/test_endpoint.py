@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import traceback
 from dataclasses import replace
 
@@ -598,9 +599,13 @@ async def test_people_are_told_once_that_an_endpoint_cannot_be_reached_and_once_
             for _ in range(2):
                 with pytest.raises(EndpointUnavailable):
                     await endpoint.complete(REQUEST, headers={})
+            seen = endpoint.snapshot()
+            assert not seen.stopped
+            assert re.fullmatch(r"cannot be reached since \d\d:\d\d: connection refused", seen.reason or "")
             async with serve(failure(500), GOOD, port=port):
                 await endpoint.complete(REQUEST, headers={})
                 await endpoint.complete(REQUEST, headers={})
+            assert endpoint.snapshot().reason is None
             assert len(told.texts) == 2 * spell
     lost, found = told.texts[:2]
     assert lost == (

@@ -6,6 +6,7 @@ import fcntl
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -19,6 +20,7 @@ from runtime.runs import RunChangedError
 from store.errors import DataLockedError
 from store.events import Event, Resumed
 from store.tasks import ChangedTaskError
+from store.trajectories import begin_trajectory
 from tests.acceptance.running import settings_for, work
 from tests.acceptance.scripted import Ask, Script, scripted_models, task
 from tests.crash.processes import descendants, wait_until_gone
@@ -65,8 +67,9 @@ async def test_one_data_directory_has_one_daemon(data: Path) -> None:
 
 
 async def test_a_run_goes_on_only_under_the_settings_that_it_was_begun_with(data: Path) -> None:
-    async with open_daemon(settings_for(NOBODY, data), {}):
-        pass
+    async with open_daemon(settings_for(NOBODY, data), {}) as daemon:
+        await daemon.control.submit([task("a")])
+        await daemon.database.write(partial(begin_trajectory, task=1, ordinal=0))
     changes = {"critical.good_min": 0.8, "verify.rollouts": 2}
     with pytest.raises(RunChangedError, match=r"critical\.good_min") as caught:
         async with open_daemon(settings_for(NOBODY, data, changes), {}):

@@ -34,13 +34,20 @@ async def opened(chosen: Settings) -> str:
         return (await open_run(database, chosen, chosen.run.name)).digest
 
 
+async def worked_on(chosen: Settings) -> None:
+    """A run that has some evidence."""
+    await opened(chosen)
+    async with Database(chosen.run.data) as database:
+        await database.write(lambda t: a_pair(t, 1))
+
+
 async def test_going_on_with_the_same_settings_is_the_same_run(tmp_path: Path) -> None:
     first = await opened(settings(tmp_path))
     assert await opened(settings(tmp_path, run={"rollouts": 3})) == first == digest(identity(settings(tmp_path)))
 
 
 async def test_going_on_with_other_settings_is_refused_with_both_values_and_what_to_do(tmp_path: Path) -> None:
-    await opened(settings(tmp_path))
+    await worked_on(settings(tmp_path))
     changed = settings(tmp_path, agent={"max_steps": 20}, models={"policy": {"model": "m" * 100}})
     with pytest.raises(RunChangedError) as caught:
         await opened(changed)
@@ -53,10 +60,29 @@ async def test_going_on_with_other_settings_is_refused_with_both_values_and_what
     assert any("cso config" in line for line in lines)
 
 
+async def test_a_run_without_evidence_takes_the_settings_that_it_is_gone_on_with(tmp_path: Path) -> None:
+    first, corrected = settings(tmp_path), settings(tmp_path, models={"policy": {"model": "m"}})
+    before = await opened(first)
+    async with Database(tmp_path) as database:
+        record = TaskRecord(name="t", question="Q?", answer="A", file=None, original={})
+        await database.write(lambda t: submit_task(t, run=1, record=record))
+    after = await opened(corrected)
+    assert after == digest(identity(corrected)) != before
+    async with Reader(tmp_path) as reader:
+        run = await find_run(reader, "r")
+        (row,) = await reader.fetch("SELECT body FROM events WHERE kind = 'run-changed'")
+    assert run is not None
+    assert (run.id, run.digest, run.identity) == (1, after, identity(corrected))
+    assert b"models.policy.model" in row["body"]
+    await worked_on(corrected)
+    with pytest.raises(RunChangedError):
+        await opened(first)
+
+
 async def test_another_program_and_other_prompts_are_another_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await opened(settings(tmp_path))
+    await worked_on(settings(tmp_path))
     prompts = {"plan": "0" * 32, "score": "1" * 32, "judge": "2" * 32}
     # The package has a function of the module's name.
     module = sys.modules["runtime.config.identity"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,3 +95,14 @@ def test_a_line_that_cannot_be_written_is_nobody_s_error(monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "stderr", heard)
     log.info("heard")
     assert orjson.loads(heard.getvalue())["event"] == "heard"
+
+
+def test_what_libraries_say_is_in_the_form_of_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", written)
+    configure_logs("info")
+    logging.getLogger("some.library").warning("it is %s", "late")
+    logging.getLogger("aiohttp.server").error("Error handling request", exc_info=ValueError("bad\n\n  line"))
+    first, second = map(orjson.loads, written.getvalue().splitlines())
+    assert (first["event"], first["level"]) == ("it is late", "warning")
+    assert (second["event"], second["level"], second["error"]) == ("request not understood", "info", "bad line")

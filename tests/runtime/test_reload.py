@@ -179,3 +179,13 @@ async def test_a_cap_that_is_raised_while_work_goes_on_resumes_nothing() -> None
         await apply_settings(daemon, work.settings(budget__calls=20_000), {})
         await work.until(TaskFinished, len(WORLD.tasks))
     assert not [event for event in work.events if isinstance(event, Resumed)]
+
+
+async def test_a_cap_that_is_set_again_is_told_of_again() -> None:
+    async with working(budget__calls=10) as (work, daemon):
+        await work.until(BudgetSpent)
+        await apply_settings(daemon, work.settings(budget__calls=0), {})
+        await work.until(StepCompleted, 6)
+        await apply_settings(daemon, work.settings(budget__calls=10), {})
+        await work.until(BudgetSpent, 2)
+        assert (await summarise(daemon.database, daemon.run)).budget_spent is not None
