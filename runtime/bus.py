@@ -103,6 +103,7 @@ class Bus:
         self._withdrawn_tasks: set[int] = set()
         self._told: dict[int, BudgetSpent] = {}
         self._held: set[int] = set()
+        self._released = 0.0  # when (loop time) it was last said that endpoints which stopped are to be asked
         self._paused: set[int] = set()  # those of them that go on by themselves, within `max_time`
         self._at_work: set[AtWork] = set()
         self._workers: dict[str, int] = {}
@@ -154,6 +155,7 @@ class Bus:
 
     def release_held(self) -> None:
         """Hand out deliveries again of the runs that wait until an endpoint that stopped may be tried."""
+        self._released = loop_time()
         self.admit(tuple(self._held))
 
     async def withdraw(self, *, run: int | None = None, task: int | None = None) -> None:
@@ -277,6 +279,8 @@ class Bus:
                     await database.flush()  # replies of its other calls, which are to be found when it comes again
                     return
                 if stopped := _first(EndpointStopped, error):
+                    if stopped.raised < self._released and not stopped.attempts:
+                        continue  # somebody has said since that it is to be asked
                     await self._hold(database, line, delivery, stopped)
                     await database.flush()
                     return

@@ -373,6 +373,8 @@ class Endpoint:
             self.settings.name, attempts=call.attempts if is_own else 0, reason=f"{fault.reason}; {advice}"
         )
         error.retry_after = self._stop.pause
+        if isinstance(error, EndpointStopped):
+            error.raised = loop_time()
         if isinstance(error, EndpointPaused):
             error.lasting = self._stop.lasting
         return error

@@ -75,7 +75,10 @@ class EndpointStopped(ModelError):  # noqa: N818
     """Raised when the endpoint refuses key, account, model or path, then by later calls without asking again.
 
     `attempts` is 0 for a call whose own request was not refused. After `retry_after` seconds a single call may try.
+    `raised` is when that was so, in loop time: somebody may have said since that it is to be asked.
     """
+
+    raised = 0.0
 
 
 class EndpointPaused(EndpointStopped):

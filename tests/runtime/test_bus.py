@@ -15,7 +15,7 @@ import pytest
 from runtime.bus import Bus, Retries
 from runtime.errors import BudgetSpentError, InfrastructureError
 from runtime.handler import Result, nothing_more
-from runtime.models.errors import EndpointPaused, EndpointUnavailable, RequestRefused
+from runtime.models.errors import EndpointPaused, EndpointStopped, EndpointUnavailable, RequestRefused
 from store.database import Database
 from store.deliveries import Delivery, count_owed, load_due, revive_deliveries
 from store.events import BudgetSpent, DeliveryFailed, Event, TaskFinished, TaskSubmitted
@@ -639,3 +639,27 @@ async def test_an_error_that_cannot_be_stored_as_it_is_ends_no_bus(tmp_path: Pat
         await database.write(lambda t: submit(t, run, 1))
         await drain(bus, database, Scripted(fail))
     assert [event.error for event in failures] == ["ValueError: it said \\ud83d"]
+
+
+async def test_a_stop_from_before_somebody_said_that_it_is_over_holds_nothing_up(tmp_path: Path) -> None:
+    bus = quick_bus()
+
+    async def stopped_at_first(_event: Event) -> Result:
+        if not said:
+            error = EndpointStopped("it refused the key", endpoint="policy", retry_after=3600.0)
+            error.raised = anyio.current_time()
+            await anyio.sleep(0.01)
+            bus.release_held()
+            said.append(True)
+            raise error
+        return nothing_more
+
+    said: list[bool] = []
+    handler = Scripted(stopped_at_first)
+    async with opened(tmp_path, bus) as database:
+        run = await begin(database)
+        await database.write(lambda t: submit(t, run, 1))
+        await drain(bus, database, handler)
+        assert await count_owed(database, [1]) == 0
+    assert said
+    assert len(handler.given) == 2
