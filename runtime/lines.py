@@ -100,9 +100,10 @@ class Line:
                 self._behind = True
                 if self._has_room:
                     continue
+                until_due = math.inf  # it is looked up once there is room
             # A clock that was set back would otherwise put deliveries off for as long.
             longest = max(self.longest_delay, _LEAST_LOOK_S)
-            with anyio.move_on_after(min(until_due, longest) if until_due > 0 else longest) as wait:
+            with anyio.move_on_after(min(until_due, longest)) as wait:
                 await self._room.wait()
             self._room = anyio.Event()
             if wait.cancelled_caught:

@@ -14,6 +14,9 @@ from store.events import RunChanged, RunStarted
 from store.jsontypes import JsonValue
 from store.transaction import Transaction, now_us
 
+_BY_NAME = "SELECT * FROM runs WHERE name = ?"
+_ALL = "SELECT * FROM runs ORDER BY id"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
@@ -71,24 +74,24 @@ def has_evidence(transaction: Transaction, run: int) -> bool:
 
 def read_run(transaction: Transaction, name: str) -> Run | None:
     """As find_run, as of this transaction."""
-    row = transaction.execute("SELECT * FROM runs WHERE name = ?", (name,)).fetchone()
+    row = transaction.execute(_BY_NAME, (name,)).fetchone()
     return _from_row(row) if row else None
 
 
 def read_runs(transaction: Transaction) -> list[Run]:
     """As list_runs, as of this transaction."""
-    return [_from_row(row) for row in transaction.execute("SELECT * FROM runs ORDER BY id")]
+    return [_from_row(row) for row in transaction.execute(_ALL)]
 
 
 async def find_run(reader: Reader, name: str) -> Run | None:
     """The run of that name, if there is one."""
-    row = await reader.fetch_one("SELECT * FROM runs WHERE name = ?", (name,))
+    row = await reader.fetch_one(_BY_NAME, (name,))
     return _from_row(row) if row else None
 
 
 async def list_runs(reader: Reader) -> list[Run]:
     """All runs, oldest first."""
-    return [_from_row(row) for row in await reader.fetch("SELECT * FROM runs ORDER BY id")]
+    return [_from_row(row) for row in await reader.fetch(_ALL)]
 
 
 def _from_row(row: sqlite3.Row) -> Run:

@@ -101,7 +101,7 @@ def test_what_libraries_say_is_in_the_form_of_the_log(monkeypatch: pytest.Monkey
     written = io.StringIO()
     monkeypatch.setattr(sys, "stderr", written)
     configure_logs("info")
-    logging.getLogger("some.library").warning("it is %s", "late")
+    logging.getLogger("library").warning("it is %s", "late")
     logging.getLogger("aiohttp.server").error("Error handling request", exc_info=ValueError("bad\n\n  line"))
     first, second = map(orjson.loads, written.getvalue().splitlines())
     assert (first["event"], first["level"]) == ("it is late", "warning")
