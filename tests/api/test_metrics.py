@@ -21,6 +21,15 @@ def series(answer: Answer) -> Series:
     }
 
 
+async def when_measured(server: Server) -> Answer:
+    """What `/metrics` answers once the loop's lag is among it, which is measured some times a second."""
+    with anyio.fail_after(DEADLINE_S):
+        answer = await server.ask("GET", "/metrics")
+        while b"cso_event_loop_lag_seconds{" not in answer.body:
+            answer = await server.ask("GET", "/metrics")
+    return answer
+
+
 def value(found: Series, name: str, **labels: str) -> float:
     return found[name, tuple(sorted(labels.items()))]
 
@@ -30,9 +39,7 @@ async def test_metrics_tell_what_is_at_work_and_what_limits_it(server: Server) -
     with anyio.fail_after(DEADLINE_S):
         while len(server.models.asks) < 3:  # noqa: ASYNC110 - a list has no event
             await anyio.sleep(0.01)
-        answer = await server.ask("GET", "/metrics")
-        while "cso_event_loop_lag_seconds{" not in answer.body.decode():  # it is measured some times a second
-            answer = await server.ask("GET", "/metrics")
+    answer = await when_measured(server)
     assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
     found = series(answer)
     assert value(found, "cso_state", state="working") == 1
@@ -54,7 +61,7 @@ async def test_metrics_count_what_was_done_and_bought_and_no_task_or_run_adds_a_
     await server.until("task-finished", 1)
     await server.submit("bad-1", "bad-2")
     await server.until("delivery-failed", 2)
-    before = series(await server.ask("GET", "/metrics"))
+    before = series(await when_measured(server))
     calls = sum(ask.task == "a" and ask.role == "policy" for ask in server.models.asks)
     assert value(before, "cso_model_calls_total", role="policy") == calls
     assert value(before, "cso_endpoint_calls_total", role="policy") == len(server.models.asks)
