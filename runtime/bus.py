@@ -7,8 +7,9 @@ Handlers work side by side and none waits for another's failures. Only deliverie
 A failure while the disk is full, or the machine in other such trouble, says nothing about the delivery: nothing is
 handed out until that is over, and then the delivery is worked on again, uncounted. Nor does a key, a model or a path
 that an endpoint refuses: the delivery that met it is set aside, and the rest of its run stays owed until the endpoint
-may be tried again. Nor does an endpoint that wants to be left alone for longer than a call may wait: all of its run
-stays owed. A request that is refused for itself has its delivery set aside at once.
+may be tried again. Nor does an endpoint that wants to be left alone for longer than a call may wait, or that has
+replied and cannot be reached any more: all of its run stays owed. A request that is refused for itself has its
+delivery set aside at once.
 """
 
 from __future__ import annotations
@@ -308,7 +309,7 @@ class Bus:
         """Hand out nothing more of a run until the endpoint that stopped may be tried again; everything stays owed.
 
         But for the delivery whose request was refused: that may be its own fault, and it must not be the next to try.
-        Where it was only told to wait it stays owed as well, unless that takes longer than `max_time`.
+        Where it was only to wait it stays owed as well, unless that takes longer than `max_time`.
         """
         run, seconds = delivery.event.run, error.retry_after or 0.0
         is_pause = isinstance(error, EndpointPaused)

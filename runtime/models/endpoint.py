@@ -31,7 +31,7 @@ from runtime.models.errors import (
     EndpointUnavailable,
     ModelError,
 )
-from runtime.models.faults import REFUSED, Fault, Reaction, pause_fault, timeout_fault
+from runtime.models.faults import REFUSED, Fault, Reaction, absence_fault, pause_fault, timeout_fault
 from runtime.models.limiter import Limiter, Limiting, SentAwayError
 from runtime.models.rates import RateGate
 from runtime.models.retry import backoff_delay
@@ -51,6 +51,8 @@ _IMMEDIATE_RETRIES = 2
 _NEAR_THE_LIMIT = 0.8  # of max_input_tokens: from here on an estimate is not enough if a tokenizer can be asked
 _COUNTING_SECONDS = 10.0
 _COUNTING_FAILURES = 3
+_FIRST_ABSENCE = 30.0
+_LONGEST_ABSENCE = 300.0
 ADJUSTABLE = ("max_in_flight", "requests_per_minute", "tokens_per_minute", "timeout", "deadline", "attempts")
 """Settings that may change while calls are on their way."""
 
@@ -90,6 +92,7 @@ class Endpoint:
         self._counting_failures = 0
         self._stop = Stop()
         self._trouble = Trouble(settings, tell)
+        self._has_replied = False
         self._calls = self._retried = self._refused = 0
 
     def __repr__(self) -> str:
@@ -278,6 +281,7 @@ class Endpoint:
         if not isinstance(answer, Answer):
             self._note_fault(answer, call, permit, is_trial=is_trial)
             return None
+        self._has_replied = True
         reply = self._reply(answer, latency, call)
         if call.keep is not None:
             call.keep(reply)
@@ -318,7 +322,10 @@ class Endpoint:
             raise self._stopped(call)
         if fault.overload:
             permit.refused()
-        if fault.reaction is Reaction.NEVER or call.attempts >= call.most_attempts:
+        is_last = fault.reaction is Reaction.NEVER or call.attempts >= call.most_attempts
+        if (is_last or is_trial) and self._is_gone(fault):
+            raise self._gone(call, fault)
+        if is_last:
             raise fault.to_error(self.settings.name, attempts=call.attempts)
 
     def _heed_pause(self, why: Fault | None) -> Fault | None:
@@ -331,6 +338,18 @@ class Endpoint:
             self._trouble.paused(fault.reason.removeprefix("it "))
         self._limiter.dismiss()
         return fault
+
+    def _is_gone(self, fault: Fault) -> bool:
+        """Whether there is no connection any more to what has replied before: an address that is wrong never did."""
+        return self._has_replied and fault.unreached
+
+    def _gone(self, call: Call, fault: Fault) -> ModelError:
+        """Ask no more until it may have come back, less often the longer that takes; what the call ends with."""
+        call.fault = absence_fault(fault, self._trouble.unreached or fault.reason)
+        seconds = min(_LONGEST_ABSENCE, max(_FIRST_ABSENCE, self._stop.lasting))
+        self._stop.left_alone(call.fault, seconds)
+        self._limiter.dismiss()
+        return self._stopped(call)
 
     def back_off(self, call: Call) -> float:
         """Seconds to wait after the call's fault; raises if no other attempt can follow in its time."""
@@ -380,6 +399,8 @@ class Endpoint:
         return error
 
     def _out_of_time(self, call: Call) -> ModelError:
+        if call.fault is not None and self._is_gone(call.fault):
+            return self._gone(call, call.fault)
         name, limit = self.settings.name, f"the call's deadline of {self.settings.deadline:g} s"
         if call.fault is None:
             paused = self._limiter.paused_for()

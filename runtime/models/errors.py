@@ -4,7 +4,7 @@
     └── ModelError               any of the below; nobody reacted: an `error` outcome, never evidence
         ├── EndpointUnavailable  attempts or time used up: hand the delivery out again later
         ├── EndpointStopped      key, account, model or path refused: nothing is asked until it may be tried again
-        │   └── EndpointPaused   it wants to be left alone for longer than a call may wait: wait, uncounted
+        │   └── EndpointPaused   it wants to be left alone for long, or is away for a while: wait, uncounted
         ├── RequestRefused       the request itself is wrong: never sent again, its delivery is set aside
         ├── ContextOverflow      too long for the model: shorten the observations and ask once more
         └── ContentFiltered      the provider's filter said no: tell the agent
@@ -82,7 +82,7 @@ class EndpointStopped(ModelError):  # noqa: N818
 
 
 class EndpointPaused(EndpointStopped):
-    """Raised when the endpoint wants to be left alone for longer than a call may wait.
+    """Raised when the endpoint wants to be left alone for longer than a call may wait, or has replied and is gone.
 
     `lasting` is how many seconds it has been so without a reply in between, up to when the error was raised.
     """

@@ -212,6 +212,11 @@ def pause_fault(why: Fault | None, until: str) -> Fault:
     )
 
 
+def absence_fault(why: Fault, reason: str) -> Fault:
+    """What calls end with while an endpoint that has replied before cannot be reached; `why` is how that was met."""
+    return replace(why, reaction=Reaction.NEVER, error=EndpointPaused, reason=reason)
+
+
 def timeout_fault(seconds: float, *, overload: bool) -> Fault:
     """An attempt that took longer than it may; overload if it had all of an attempt's time."""
     return Fault(

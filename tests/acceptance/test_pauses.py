@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from tests.folders import reachable_folder
 
 ONE, LARGE = World.generate(7, 1), World.generate(5, 10)
 HOURS_S = 4 * 3600.0  # well within the default of bus.max_time, since later calls are told a later end
+
+PATIENT = {"attempts": 4, "backoff": 0.01, "backoff_max": 0.02}  # of an endpoint that loses its connection
 
 
 def pausing(model: str, *, seconds: float = HOURS_S, attempts: int | None = None) -> Behaviour:
@@ -118,6 +121,32 @@ async def test_a_pause_beyond_the_longest_time_sets_aside_what_met_it_and_holds_
     assert "bus.max_time is too short for this: endpoint policy: it wants to be left alone until" in letter.error
     assert 1 <= letter.deliveries == asked <= 2
     assert summary.owed == summary.tasks - letter.deliveries
+
+
+async def test_an_endpoint_that_goes_away_and_comes_back_costs_nothing_but_the_wait(data: Path) -> None:
+    with reachable_folder() as folder:
+        async with SimulationServer(LARGE) as server:
+            chosen = settings(server, folder / "data")
+            await work(chosen, records_of(LARGE, folder), search=WorldSearch(LARGE))
+        undisturbed = facts_of(folder / "data")
+    async with SimulationServer(LARGE) as server:
+        port = int(server.root_url.rpartition(":")[2])
+        patience = {f"models__{role}__{key}": value for role in ROLES for key, value in PATIENT.items()}
+        chosen = settings(server, data, run__rollouts=2, bus__attempts=1, **patience)
+        async with daemon_at_work(chosen, LARGE) as (daemon, seen):
+            await seen.until(TaskFinished, 1)  # by now each role has replied
+            await server.__aexit__(None, None, None)
+            while not daemon.bus.held or daemon.bus.at_work:  # noqa: ASYNC110 - not events of one thing
+                await anyio.sleep(0.01)
+            assert_all_is_owed(await summarise(daemon.database, daemon.run), seen)
+            assert re.search(r"^waiting: \w+: cannot be reached since \d\d:\d\d: conn", describe(Live(daemon=daemon)))
+            async with SimulationServer(LARGE, port=port) as again:
+                assert await daemon.control.retry() == 0
+                await seen.until(TaskFinished, len(LARGE.tasks))
+                assert seen.count(DeliveryFailed) == 0
+                answered = {entry.digest for entry in server.record.entries if entry.status == 200}
+                assert not answered & {entry.digest for entry in again.record.entries}, "nothing is bought twice"
+    assert facts_of(data).differences(undisturbed) == []
 
 
 async def test_a_daemon_that_is_killed_in_a_pause_loses_nothing_and_status_says_what_it_waits_for(

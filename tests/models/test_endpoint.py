@@ -595,12 +595,13 @@ async def test_people_are_told_once_that_an_endpoint_cannot_be_reached_and_once_
     async with serve() as server:
         port = int(server.url.rpartition(":")[2].partition("/")[0])
     async with endpoint_for(server.url, tell=told) as endpoint:
-        for spell in (1, 2):
+        for spell, kind in ((1, EndpointUnavailable), (2, EndpointPaused)):
             for _ in range(2):
-                with pytest.raises(EndpointUnavailable):
+                with pytest.raises(kind):
                     await endpoint.complete(REQUEST, headers={})
             seen = endpoint.snapshot()
-            assert not seen.stopped
+            assert seen.stopped == (kind is EndpointPaused)
+            endpoint.ask_again()
             assert re.fullmatch(r"cannot be reached since \d\d:\d\d: connection refused", seen.reason or "")
             async with serve(failure(500), GOOD, port=port):
                 await endpoint.complete(REQUEST, headers={})
@@ -613,6 +614,32 @@ async def test_people_are_told_once_that_an_endpoint_cannot_be_reached_and_once_
         "Next: start the server there, or correct host and port in base_url; it is tried again meanwhile"
     )
     assert found == f"the policy endpoint at {server.url} can be reached again"
+
+
+async def test_an_endpoint_that_has_replied_and_is_gone_is_asked_by_single_calls_less_and_less_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gone = r"endpoint policy: cannot be reached since \d\d:\d\d: connection refused; start the server there"
+    passed, waits = 0.0, []
+    monkeypatch.setattr("runtime.models.stop.loop_time", lambda: anyio.current_time() + passed)
+    async with contextlib.AsyncExitStack() as while_it_lasts:
+        server = await while_it_lasts.enter_async_context(serve(GOOD))
+        async with endpoint_for(server.url) as endpoint:
+            await endpoint.complete(REQUEST, headers={})
+            await while_it_lasts.aclose()
+            for attempts in (3, 1, 1, 1, 1, 1, 1):  # a call that finds out whether it is back does so once
+                with pytest.raises(EndpointPaused, match=gone) as caught:
+                    await endpoint.complete(REQUEST, headers={})
+                assert caught.value.attempts == attempts
+                waits.append(caught.value.retry_after or 0.0)
+                with pytest.raises(EndpointPaused, match=gone) as caught:
+                    await endpoint.complete(REQUEST, headers={})
+                assert caught.value.attempts == 0
+                passed += waits[-1]
+            async with serve(failure(503), GOOD, port=int(server.url.rpartition(":")[2].partition("/")[0])):
+                assert (await endpoint.complete(REQUEST, headers={})).attempts == 2
+            assert not endpoint.snapshot().stopped
+    assert waits == pytest.approx([30, 30, 60, 120, 240, 300, 300], abs=5)
 
 
 async def test_a_connection_that_breaks_or_an_answer_of_failure_is_no_trouble_of_reaching_it() -> None:
