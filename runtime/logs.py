@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import cast
 
 from runtime.hints import with_options
+from runtime.stderr import stderr
 from runtime.wrapping import fitted
 
 _HANG = "    "
@@ -46,6 +47,7 @@ def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
 
 def configure_logs(level: str) -> None:
     """Send the log to stderr from `level` (debug, info, warning, error) up."""
+    stderr.hold_up_nothing()
     is_terminal = sys.stderr.isatty()
     # On a terminal the time is that of whoever sits there, and the line has little room.
     clock = structlog.processors.TimeStamper(fmt="%H:%M:%S" if is_terminal else "iso", utc=not is_terminal)
@@ -58,7 +60,7 @@ def configure_logs(level: str) -> None:
             _for_people() if is_terminal else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=_logger_of_stderr,
+        logger_factory=_lines,
         cache_logger_on_first_use=False,
     )
     root = logging.getLogger()
@@ -77,20 +79,25 @@ class _Libraries(logging.Handler):
             get_logger(record.name).log(record.levelno, record.getMessage(), exc_info=error)
 
 
-class _Lines(structlog.PrintLogger):
-    """Lines for whoever reads them: a closed terminal, a reader that has gone or a full disk end no work."""
+class _Lines:
+    """Lines for whoever reads them: that nobody does, or that they cannot be written, ends or holds up no work."""
+
+    left_out = 0  # of all such loggers together
 
     def msg(self, message: str) -> None:
-        """Write a line, if that can be."""
-        with contextlib.suppress(OSError, ValueError):
-            super().msg(message)
+        """Write a line if that can be, behind a word about those that could not."""
+        if _Lines.left_out and stderr.takes_more():
+            lines, _Lines.left_out = _Lines.left_out, 0
+            get_logger("log").warning("lines were left out that stderr did not take", lines=lines)
+            if _Lines.left_out:  # this one as well
+                _Lines.left_out = lines
+        _Lines.left_out += not stderr.write_line(message)
 
     debug = info = warning = error = critical = msg
 
 
-def _logger_of_stderr(*_names: object) -> structlog.PrintLogger:
-    # What stderr is at the time: a progress display puts something in its place that writes above the bars.
-    return _Lines(sys.stderr)
+def _lines(*_names: object) -> _Lines:
+    return _Lines()
 
 
 def _complete_hints(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from typing import TYPE_CHECKING
 
 from runtime.errors import CsoError
 from runtime.hints import with_options
+from runtime.stderr import stderr
 from runtime.wrapping import fitted
 
 if TYPE_CHECKING:
@@ -48,9 +48,7 @@ def write_json(value: Mapping[str, JsonValue]) -> None:
 
 def say(text: str) -> None:
     """Write a message for people to stderr; where that cannot be, nobody is there to read it."""
-    with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(f"{fitted(with_options(text), sys.stderr)}\n")
-        sys.stderr.flush()
+    stderr.write_line(fitted(with_options(text), sys.stderr))
 
 
 def say_error(text: str) -> None:

@@ -14,6 +14,7 @@ import anyio
 from runtime.cli.output import say
 from runtime.cli.report import counted
 from runtime.cli.tally import Tally
+from runtime.stderr import stderr
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -65,8 +66,9 @@ async def _bars(tally: Tally) -> None:
     progress.start()
     try:
         while True:
-            bars.update()
-            progress.refresh()
+            if stderr.takes_more():  # a terminal that is held, as by Ctrl-S, holds up no work
+                bars.update()
+                progress.refresh()
             await anyio.sleep(_REFRESH_S)
     finally:
         bars.update()

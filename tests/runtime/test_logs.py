@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+import select
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +16,12 @@ import structlog
 
 from runtime.cli.output import say
 from runtime.hints import remember_options
-from runtime.logs import configure_logs
+from runtime.logs import _Lines, configure_logs
 
 
 @pytest.fixture(autouse=True)
-def _defaults_again() -> Iterator[None]:
+def _defaults_again(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(_Lines, "left_out", 0)
     yield
     structlog.reset_defaults()
 
@@ -94,7 +97,47 @@ def test_a_line_that_cannot_be_written_is_nobody_s_error(monkeypatch: pytest.Mon
     heard = io.StringIO()
     monkeypatch.setattr(sys, "stderr", heard)
     log.info("heard")
-    assert orjson.loads(heard.getvalue())["event"] == "heard"
+    lost, found = map(orjson.loads, heard.getvalue().splitlines())
+    assert (lost["event"], lost["lines"]) == ("lines were left out that stderr did not take", 5)
+    assert found["event"] == "heard"
+
+
+UNREAD = """
+import sys
+from runtime.logs import _Lines, configure_logs, get_logger
+configure_logs("info")
+log = get_logger("somewhere")
+for number in range({lines}):
+    log.info("unread", number=number, more="x" * {more})
+print("done", flush=True)
+sys.stdin.readline()
+log.info("read")
+"""
+
+
+@pytest.mark.parametrize(("lines", "more"), [(3000, 0), (100, 5000)])
+def test_a_reader_that_reads_no_more_holds_nothing_up_and_later_learns_what_it_missed(lines: int, more: int) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", UNREAD.format(lines=lines, more=more)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert select.select([process.stdout], [], [], 60)[0], "it waits for somebody to read"
+            _, said = process.communicate("go on\n", timeout=60)
+        finally:
+            process.kill()
+    *whole, last, word, end = said.splitlines()
+    heard = [orjson.loads(line)["number"] for line in whole]
+    if last.endswith("}"):
+        heard.append(orjson.loads(last)["number"])
+    assert heard == list(range(len(heard)))
+    told = orjson.loads(word)
+    assert (told["event"], told["lines"]) == ("lines were left out that stderr did not take", lines - len(heard))
+    assert orjson.loads(end)["event"] == "read"
 
 
 def test_what_libraries_say_is_in_the_form_of_the_log(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,6 +149,25 @@ async def test_a_run_out_of_file_descriptors_waits_says_so_and_goes_on_when_ther
         assert len(place.requests()) == len(set(place.requests())) == paid(place.data)
 
 
+async def test_a_run_whose_messages_nobody_reads_goes_on(folder: Path, expected: list[tuple[str, int, str]]) -> None:
+    reading, writing = os.pipe()
+    async with site(folder, folder / "data") as place:
+        try:
+            os.set_blocking(writing, False)
+            with contextlib.suppress(BlockingIOError):
+                while os.write(writing, b"full\n" * 800):
+                    pass
+            os.set_blocking(writing, True)
+            environ = {**os.environ, **place.environ, "CSO_LOG__LEVEL": "debug"}
+            with anyio.fail_after(DEADLINE_S):
+                ended = await anyio.run_process(place.command, cwd=folder, env=environ, stderr=writing)
+        finally:
+            os.close(reading)
+            os.close(writing)
+        assert ended.returncode == 0
+        assert await place.pairs() == expected
+
+
 async def standing_still(place: Site) -> list[str]:
     """The requests that were made, once there have been no more for a while."""
     made, quiet = place.requests(), 0
