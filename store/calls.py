@@ -21,6 +21,7 @@ from store.transaction import Transaction
 
 WHOLE_TRAJECTORY = -1  # the step of calls that belong to none: the end, the direct answer, the judge
 FILTERED = "content_filter"  # the finish reason of a call to which a provider's filter let no reply through
+_REPLIES = "SELECT c.*, b.data FROM calls c JOIN blobs b ON b.id = c.reply"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +72,8 @@ class JournalledReply:
 
 def record_call(
     transaction: Transaction, *, run: int, task: int, messages: tuple[Message, ...], record: CallRecord
-) -> int:
-    """Commit a reply and tell of it; the id of its row, also when the place has this very call already."""
+) -> JournalledReply:
+    """Commit a reply and tell of it; where the place has this very call already, that stays and is returned."""
     blobs, place = transaction.blobs, record.place
     where = (place.trajectory, place.step, place.role, place.module, place.ordinal, record.digest)
     added = transaction.execute(
@@ -96,11 +97,11 @@ def record_call(
     )
     if not added.rowcount or added.lastrowid is None:
         known = transaction.execute(
-            "SELECT id FROM calls WHERE trajectory = ? AND step = ? AND role = ? AND module = ? AND ordinal = ?"
-            " AND digest = ?",
+            f"{_REPLIES} WHERE c.trajectory = ? AND c.step = ? AND c.role = ? AND c.module = ? AND c.ordinal = ?"
+            " AND c.digest = ?",
             where,
         )
-        return int(known.fetchone()[0])
+        return _reply_from_row(known.fetchone())
     add_spending(
         transaction,
         run=run,
@@ -124,14 +125,12 @@ def record_call(
             cost=record.cost,
         )
     )
-    return added.lastrowid
+    return JournalledReply(added.lastrowid, record.content, record.latency, record.finish_reason == FILTERED)
 
 
 async def load_journal(reader: Reader, trajectory: int) -> dict[tuple[Place, bytes], JournalledReply]:
     """All replies of a trajectory by place and request digest."""
-    rows = await reader.fetch(
-        "SELECT c.*, b.data FROM calls c JOIN blobs b ON b.id = c.reply WHERE c.trajectory = ?", (trajectory,)
-    )
+    rows = await reader.fetch(f"{_REPLIES} WHERE c.trajectory = ?", (trajectory,))
     return {(_place_from_row(row), row["digest"]): _reply_from_row(row) for row in rows}
 
 

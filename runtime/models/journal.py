@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 from urllib.parse import quote
 
@@ -25,7 +26,6 @@ from store.database import Database
 from store.messages import Message
 from store.tasks import Task
 from store.trajectories import Trajectory
-from store.transaction import Transaction
 
 # What a step may still buy once the budget is spent: its action, and what the action's code asks.
 _CALLS_TO_FINISH = 16
@@ -216,11 +216,9 @@ class Journal:
         """Put a reply in line for its commit, at once: whatever happens to the caller, it is saved."""
         run, task = self._task.run, self._task.id
 
-        def write(transaction: Transaction) -> JournalledReply:
-            call = record_call(transaction, run=run, task=task, messages=messages, record=record)
-            return JournalledReply(call, record.content, record.latency, record.finish_reason == FILTERED)
-
-        return self._models.database.submit(write)
+        return self._models.database.submit(
+            partial(record_call, run=run, task=task, messages=messages, record=record)
+        )
 
     def _seed(self, place: Place) -> int:
         """A seed in [0, 2**31) that depends on the run's seed and the place alone, not on row numbers or timing."""

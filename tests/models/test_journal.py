@@ -94,6 +94,20 @@ async def test_a_reply_is_bought_once_by_all_processes_that_ask_for_it(tmp_path:
         assert len(some.server.asks) == await some.calls() == 1
 
 
+async def test_where_a_call_is_bought_twice_all_go_on_with_the_reply_that_is_kept(tmp_path: Path) -> None:
+    async def numbered(_ask: Ask) -> str | int:
+        return f"reply {len(some.server.asks)}"
+
+    async with desk(tmp_path, numbered) as some:
+        # That both begin before either has asked is what nothing in the runtime does.
+        first, second = await some.journal(), await some.journal()
+        replies = [
+            await each.ask(role="policy", module="action", step=3, messages=PROMPT) for each in (first, second)
+        ]
+        assert [(reply.call, reply.content) for reply in replies] == [(replies[0].call, "reply 1")] * 2
+        assert (len(some.server.asks), await some.calls()) == (2, 1)
+
+
 async def test_a_reply_is_kept_before_anyone_gets_it(tmp_path: Path) -> None:
     async with desk(tmp_path, count_up) as some:
         reply = await (await some.journal()).ask(role="policy", module="plan", step=0, messages=PROMPT)

@@ -70,9 +70,10 @@ async def new_call(
         "SELECT k.run, k.id FROM trajectories t JOIN tasks k ON k.id = t.task WHERE t.id = ?", (trajectory,)
     )
     assert run is not None
-    return await database.write(
+    reply = await database.write(
         lambda transaction: record_call(transaction, run=run["run"], task=run["id"], messages=PROMPT, record=record)
     )
+    return reply.call
 
 
 async def new_trajectory(

@@ -66,7 +66,7 @@ def a_call(transaction: Transaction, run: int, task: int, trajectory: int, name:
         endpoint="e",
     )
     messages = (Message("system", LONG + name), Message.joined("user", LONG, f"{name} history " * 9))
-    return record_call(transaction, run=run, task=task, messages=messages, record=record)
+    return record_call(transaction, run=run, task=task, messages=messages, record=record).call
 
 
 async def two_runs(folder: Path, garbage: int = 0) -> None:
