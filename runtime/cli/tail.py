@@ -206,6 +206,8 @@ async def _follow_one(reader: Reader, asked: Asked, show: Show) -> None:
 
 async def _start(log: Log, asked: Asked, end: int) -> int:
     """The seq behind which to begin where `end` is the last there is."""
+    if asked.seq > end:
+        say(f"the newest event is {end}, and --since names {asked.seq}: is that of another folder?")
     start = asked.seq if asked.time is None else await log.before_time(asked.time, up_to=end)
     return max(start, await log.before_last(asked.last, asked.wanted, up_to=end)) if asked.last else start
 

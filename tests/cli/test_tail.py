@@ -162,6 +162,10 @@ def test_the_last_events_are_shown_or_as_many_as_asked_for(folder: Path, capsys:
     assert shown("--since", "2999-01-01") == []
     assert shown("--since", "1999-01-01T00:00Z", "-n", "1") == [newest]
     assert shown("-n", "1", "--task", "t", "--run", "r") == [newest]
+    assert run("--data", folder, "--since", str(newest + 1)) == 0
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert f"the newest event is {newest}, and --since names {newest + 1}" in " ".join(said.err.split())
 
 
 @pytest.mark.parametrize(
