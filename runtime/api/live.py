@@ -64,6 +64,7 @@ async def live_status(live: Live) -> dict[str, JsonValue]:
         "trouble": described(daemon.database.trouble) if daemon.database.trouble else None,
         "data": str(daemon.settings.run.data.absolute()),
         "serving": [run.name for run in runs if run.id in daemon.bus.runs],
+        "held": [run.name for run in runs if run.id in daemon.bus.held],
         "paused": [run.name for run in runs if run.paused],
         "rollouts": {"in_use": daemon.slots.in_use, "limit": daemon.slots.total},
         "at_work": await _at_work(daemon),

@@ -1,6 +1,7 @@
 """`cso status`: runs in numbers, read from the store beside whoever writes to it, and what that daemon is doing."""
 
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -38,8 +39,24 @@ def status(
         return
     write_data(table(list(daemon_rows(seen))))
     for summary in summaries:
-        text = summary_text(summary, dataset=None, log=None, currency=currency)
+        more = list(_left_alone(summary, seen))
+        text = summary_text(summary, dataset=None, log=None, more=more, currency=currency)
         write_data(f"\nrun {summary.run} in {folder}\n{text}")
+
+
+def _left_alone(summary: Summary, seen: Mapping[str, JsonValue] | None) -> Iterator[tuple[str, str]]:
+    """A row that says why nothing of a run moves, where that is because of the daemon's settings."""
+    if not summary.owed or summary.paused or summary.budget_spent or seen is None or "held" not in seen:
+        return
+    served, held = seen["serving"], seen["held"]
+    assert isinstance(served, list)
+    assert isinstance(held, list)
+    if summary.run not in [*served, *held]:
+        yield (
+            "left alone",
+            "the daemon's settings are not those that it was begun with: to go on with it, serve with those,"
+            f" or with `--run {summary.run} --accept-changes`",
+        )
 
 
 def _configured(file: Path | None, data: Path | None) -> tuple[Path, Api, str]:

@@ -72,7 +72,7 @@ class Desk:
 
 
 @contextlib.asynccontextmanager
-async def desk(folder: Path, *, with_daemon: bool) -> AsyncIterator[Desk]:
+async def desk(folder: Path, *, with_daemon: bool, more: str = "") -> AsyncIterator[Desk]:
     may_answer, refuses = anyio.Event(), set[str]()
 
     async def answer(ask: Ask) -> str | int:
@@ -81,6 +81,8 @@ async def desk(folder: Path, *, with_daemon: bool) -> AsyncIterator[Desk]:
 
     async with scripted_models(answer) as models:
         made = Desk(folder, models, write_configuration(folder, models.url), may_answer, refuses)
+        with made.config.open("a") as config:
+            config.write(more)
         if not with_daemon:
             yield made
             return
@@ -207,6 +209,20 @@ async def test_a_paused_run_is_left_alone_over_restarts_until_it_is_resumed(data
         assert (resumed.status, resumed.output, resumed.said) == (0, "run default goes on\n", "")
         await at.until_finished("a", "b", "c")
     assert asked == 2
+
+
+async def test_status_says_which_run_the_daemon_leaves_alone_and_what_to_do(data: Path) -> None:
+    async with desk(data.parent, with_daemon=False) as at:
+        assert (await at.cso("submit", at.tasks("a"), "--run", "old")).status == 0
+    async with desk(data.parent, with_daemon=True, more="[agent]\nmax_steps = 5\n") as at:
+        assert (await at.cso("submit", at.tasks("b"))).status == 0
+        await at.asked(1)
+        told = (await at.cso("status")).output
+    ours, old = sorted(told.split("\nrun ")[1:])
+    assert ours.startswith("default ")
+    assert "left alone" not in ours
+    assert "left alone" in old
+    assert "serve with those, or with `--run old --accept-changes`" in old
 
 
 async def until_paused(data: Path) -> None:
