@@ -7,6 +7,7 @@ candidate that it was given, with the progress state that the policy had at that
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
@@ -45,12 +46,13 @@ class Budget:
         allowed = min(self.max_steps + failed, int(_REFUND_CEILING * self.max_steps))
         return max(allowed, _steps_due(fork))
 
-    def is_out_of_time(self, steps: tuple[Step, ...], fork: int | None) -> bool:
-        """Whether the steps have taken all the time that a rollout may take.
+    def seconds_left(self, steps: tuple[Step, ...], fork: int | None) -> float:
+        """How much time a rollout may still take after some steps; without end while more of them are due.
 
         A branch takes over its parent's time like its steps, and gets the one step after its candidate all the same.
         """
-        return len(steps) >= _steps_due(fork) and sum(step.seconds for step in steps) >= self.time_limit
+        is_due = len(steps) < _steps_due(fork)
+        return math.inf if is_due else self.time_limit - sum(step.seconds for step in steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,15 +145,16 @@ class _Loop:
             return StopReason.STOPPED
         if len(steps) >= budget.steps_allowed(steps, fork):
             return StopReason.MAX_STEPS
-        if budget.is_out_of_time(steps, fork):
+        if budget.seconds_left(steps, fork) <= 0:
             return StopReason.TIME_LIMIT
         return None
 
     async def _step(self) -> tuple[Step, int | None]:
         """Think, act, and commit the step with the workspace that it left."""
-        context, agent = self.context, self.equipment.agent
-        fork = self.trajectory.fork
-        at_fork = fork is not None and context.index == fork.step
+        agent, fork = self.equipment.agent, self.trajectory.fork
+        at_fork = fork is not None and self.context.index == fork.step
+        left = self.equipment.budget.seconds_left(self.context.steps, fork.step if fork else None)
+        context = replace(self.context, seconds_left=left)
         context.journal.begin_step(context.index)
         with self._deadline(f"step {context.index} of {self.trajectory.label}"):
             decision = self.given if self.given and at_fork else await agent.think(context)

@@ -6,6 +6,7 @@ these verbs can be resumed, branched and verified.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -86,7 +87,8 @@ class Answer:
 class Context:
     """What an agent has to work with at one step.
 
-    `steps` are those before it, in order; `files` the names of the files that came with the task.
+    `steps` are those before it, in order; `files` the names of the files that came with the task; `seconds_left` what
+    is left of the time budget, without end where the step is due in any case.
     """
 
     task: Task
@@ -98,6 +100,7 @@ class Context:
     limits: Limits
     search: Search
     search_limit: int
+    seconds_left: float = math.inf
 
     @property
     def index(self) -> int:

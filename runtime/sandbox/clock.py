@@ -1,4 +1,4 @@
-"""The time that counts against an execution's timeout: that in which it does not wait for a tool."""
+"""The time that counts against an execution's timeout: that in which it does not wait long for a tool."""
 
 from __future__ import annotations
 
@@ -35,6 +35,11 @@ class CodeClock:
             self._timer.cancel()
             self._used = self.seconds
             self._timer = None
+
+    def charge(self, seconds: float) -> None:
+        """Count time that passed while this was stopped."""
+        assert self._timer is None
+        self._used += seconds
 
     def _ring(self) -> None:
         self.stop()

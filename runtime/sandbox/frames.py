@@ -1,6 +1,6 @@
 """Frames between the daemon and a runner, from the daemon's side, which trusts none of them.
 
-A frame is a length (4 bytes, big-endian) and that many bytes of JSON, at most 16 MiB.
+A frame is a length (4 bytes, big-endian) and that many bytes of JSON: at most 16 MiB to a runner, and 1 MiB from it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import orjson
 
-from runtime.sandbox.child.channel import MAX_FRAME
+from runtime.sandbox.child.channel import MAX_FRAME, MAX_SAID
 from store.jsontypes import JsonValue
 
 _CHUNK = 1 << 16
@@ -111,7 +111,7 @@ class FrameSocket:
         if len(self._received) < _LENGTH.size:
             return None
         (length,) = _LENGTH.unpack_from(self._received)
-        if length > MAX_FRAME:
+        if length > MAX_SAID:
             raise ProtocolError(f"a message of {length} bytes")
         end = _LENGTH.size + length
         if len(self._received) < end:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import anyio
 
+from runtime.clock import loop_time
 from runtime.errors import InfrastructureError
 from runtime.logs import get_logger
 from runtime.sandbox.child.channel import MAX_FRAME
@@ -31,6 +32,9 @@ _DRAIN_S = 2.0
 _STOP_S = 12.0
 _MOP_S = 8.0
 _NEWS_S = 0.5
+# What the daemon itself has to do for a call counts as the code's time, or a loop of calls would never end.
+_CHARGED_S = 0.05
+_MOST_CALLS = 10_000
 
 
 def encode_program(code: str) -> bytes | None:
@@ -76,7 +80,7 @@ class Session:
                 await self._serve(channel, tools)
             await self._hear_out(channel)
         except ProtocolError as error:
-            self._findings.attack = str(error)
+            self._findings.attack = f"it wrote to the sandbox's own channel ({error})"
 
     async def _begin(self, channel: FrameSocket, program: bytes) -> None:
         """Wait until the runner is ready, and send it the code."""
@@ -98,6 +102,7 @@ class Session:
 
     async def _serve(self, channel: FrameSocket, tools: Mapping[str, Tool]) -> None:
         """Answer calls until the code has ended or has closed the channel, then wait for its processes to end."""
+        calls = 0
         while (message := await channel.read()) is not None:
             self._findings.begun = True
             if "end" in message:
@@ -107,8 +112,14 @@ class Session:
                     await self._supervisor.over.wait()
                 return
             call = ToolCall.parse(message)
+            calls += 1
+            if calls > _MOST_CALLS:
+                self._findings.attack = f"it called tools more than {_MOST_CALLS:,} times"
+                return
+            asked = loop_time()
             self._clock.stop()
             answer = await call.answer(tools)
+            self._clock.charge(min(loop_time() - asked, _CHARGED_S))
             self._clock.start()
             await channel.write(answer)
         await self._supervisor.over.wait()

@@ -42,7 +42,7 @@ class Claim:
 class Findings:
     """What is known of an execution once nothing of it is left.
 
-    `begun` says whether the runner took the code, `attack` what the code did to the channel, `timeout` (seconds)
+    `begun` says whether the runner took the code, `attack` what the code did that it may not do, `timeout` (seconds)
     that it used up its time.
     """
 
@@ -77,7 +77,7 @@ class Findings:
         if self.timeout is not None:
             return Ending.TIMEOUT, f"The code was stopped: it ran for more than {self.timeout:g} s."
         if self.attack is not None:
-            return Ending.KILLED, f"The code was stopped: it wrote to the sandbox's own channel ({self.attack})."
+            return Ending.KILLED, f"The code was stopped: {self.attack}."
         if self.report is None or self.supervisor_lost:
             return Ending.KILLED, "The code was stopped: it interfered with the process that supervises it."
         if self.claim is not None:

@@ -6,8 +6,10 @@ import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+import anyio
 import pytest
 
+from runtime.agents.main import tools
 from runtime.agents.main.agent import MODULES, MainAgent, load_prompts
 from runtime.agents.main.replies import render_reply
 from runtime.config.settings import Settings
@@ -159,6 +161,47 @@ async def test_ask_llm_is_a_question_outside_of_the_conversation(data: Path) -> 
     ]
     assert [ask.step for ask in asked] == [0, 0]
     assert (await steps_of(played))[0].observation == "so they say so they say"
+
+
+async def test_code_that_asks_for_ever_ends_its_step_and_buys_no_more_than_a_step_may(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tools, "MOST_ASKS", 3)
+    ask_on = "n = 0\nwhile True:\n    n += 1\n    ask_llm(f'again {n}')"
+    played = await play(Script(actions=(ask_on, "stop('42', '')")).answer, data)
+    first, _ = await steps_of(played)
+    assert first.failed
+    assert "ToolError: ask_llm can be called 3 times in a step" in first.observation
+    assert len(played.models.of("policy", "ask")) == 3
+
+
+async def test_a_model_is_not_asked_once_the_time_of_the_run_is_over(data: Path) -> None:
+    script = Script(actions=("print(ask_llm('one'))\nprint(ask_llm('two'))", "stop('42', '')"))
+
+    async def answer(ask: Ask) -> str | int:
+        if ask.module == "ask":
+            await anyio.sleep(1.0)
+        return await script.answer(ask)
+
+    played = await play(answer, data, changes={"agent.time_limit": 1.0})
+    (step,) = await steps_of(played)
+    assert "ToolError: the time of the run is over" in step.observation
+    assert len(played.models.of("policy", "ask")) == 1
+
+
+async def test_arguments_that_are_nested_too_deeply_are_the_codes_own_mistake(data: Path) -> None:
+    nested = "import sys\nsys.setrecursionlimit(10_000)\nx = []\nfor _ in range(1010):\n    x = [x]\n"
+    (told,) = await observations(data, f"{nested}try:\n    ask_llm(x)\nexcept ToolError as error:\n    print(error)")
+    assert told == "what was given is nested too deeply"
+
+
+async def test_a_result_of_any_length_can_be_concluded(data: Path) -> None:
+    played = await play(Script(actions=("stop('4' * 400_000, 'log')",)).answer, data)
+    (end,) = played.models.of("policy", "end")
+    assert "Result given: 444" in end.last
+    assert "[… 391808 characters left out …]" in end.last
+    assert len(end.last) < 20_000
+    assert played.summary.tasks_finished == 1
 
 
 async def test_what_a_tool_refuses_is_an_error_inside_the_code_that_it_can_handle(data: Path) -> None:

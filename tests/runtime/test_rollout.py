@@ -74,8 +74,8 @@ def test_a_branch_whose_own_step_fails_gets_it_back() -> None:
 def test_a_branch_has_the_time_for_one_step_after_its_own_at_the_least(
     taken: int, fork: int | None, out: bool
 ) -> None:
-    budget = Budget(time_limit=50.0)
-    assert budget.is_out_of_time(steps(*[False] * taken, seconds=10.0), fork) is out
+    left = Budget(time_limit=50.0).seconds_left(steps(*[False] * taken, seconds=10.0), fork)
+    assert (left <= 0) is out
 
 
 async def told_at_the_end(script: Script, data: Path, **changes: object) -> tuple[str, str | None]:

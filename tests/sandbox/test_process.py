@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from runtime.errors import ConfigError, InfrastructureError, ToolError
-from runtime.sandbox import Ending, Execution, JsonValue, ProcessSandbox
+from runtime.sandbox import Ending, Execution, JsonValue, ProcessSandbox, session
 from tests.sandbox.conftest import TEST_LIMITS, Run, left_of
 
 SHORT = dataclasses.replace(TEST_LIMITS, timeout=0.6)
@@ -203,9 +203,9 @@ async def test_arguments_that_json_cannot_hold_are_a_type_error(run: Run, argume
 
 
 async def test_arguments_that_are_too_large_are_a_type_error(run: Run) -> None:
-    execution = await run("echo('x' * (17 << 20))", tools={"echo": echo})
+    execution = await run("echo('x' * (1 << 20))", tools={"echo": echo})
     assert execution.error is not None
-    assert "more than 16 MiB" in execution.error
+    assert "more than 1 MiB" in execution.error
 
 
 @pytest.mark.parametrize("result", [{1, 2}, object(), "x" * (17 << 20), "\ud800", Path("x")])
@@ -218,8 +218,28 @@ async def test_results_that_cannot_be_handed_over_are_an_error_of_the_call(run: 
 
 
 async def test_large_arguments_and_results_pass(run: Run) -> None:
-    execution = await run("x = 'ä' * 5_000_000\nprint(echo(x)[0][0] == x)", tools={"echo": echo})
-    assert execution.output == "True\n"
+    async def much(text: JsonValue) -> JsonValue:
+        return [text] * 12
+
+    code = "x = 'ä' * 500_000\nprint(much(x) == [x] * 12)"
+    assert (await run(code, tools={"much": much})).output == "True\n"
+
+
+@pytest.mark.parametrize("called", ["echo(1)", "nothing_of_the_kind"])
+async def test_a_loop_of_calls_is_stopped_by_the_codes_own_time(run: Run, called: str) -> None:
+    code = f"while True:\n    try:\n        {called}\n    except BaseException:\n        pass"
+    with anyio.fail_after(60):
+        execution = await run(code, tools={"echo": echo}, limits=SHORT)
+    assert execution.ending is Ending.TIMEOUT
+
+
+async def test_code_that_calls_tools_without_end_is_stopped_for_that(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_MOST_CALLS", 20)
+    execution = await run("while True:\n    echo(1)", tools={"echo": echo})
+    assert execution.ending is Ending.KILLED
+    assert execution.error == "The code was stopped: it called tools more than 20 times."
 
 
 async def test_threads_may_call_tools_at_once(run: Run) -> None:

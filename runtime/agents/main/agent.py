@@ -74,7 +74,7 @@ class MainAgent:
         """Run the code of an action; without code the observation tells the policy what was wrong."""
         if decision.action.problem is not None:
             return Acted(observation=decision.action.problem, failed=True)
-        toolbox = Toolbox(context)
+        toolbox = Toolbox(context, seconds_left=context.seconds_left - decision.seconds)
         execution = await context.sandbox.run(
             decision.action.code, workspace=context.workspace.path, tools=toolbox.tools(), limits=context.limits
         )
@@ -95,7 +95,8 @@ class MainAgent:
         direct = await self._direct(context) if reason is not StopReason.STOPPED else None
         fallback = given or (Answer(output=direct, log=_UNREADABLE) if direct else None)
         state = context.steps[-1].state if context.steps else "{}"
-        closing = end_closing(state, reason=reason, output=given.output if given else None, direct=direct)
+        output = shorten(given.output, self.observation_chars) if given else None
+        closing = end_closing(state, reason=reason, output=output, direct=direct)
         for attempt in range(_END_ATTEMPTS):
             try:
                 reply = await self._ask(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from runtime.agents.base import Context
@@ -12,15 +13,19 @@ from runtime.search import render_hits
 from store.jsontypes import JsonValue
 from store.messages import Message
 
+# A loop that asks and asks would otherwise buy until the step's deadline, and then again.
+MOST_ASKS = 100
+
 
 class Toolbox:
-    """The tools of one action.
+    """The tools of one action, which has `seconds_left` for the models that it asks.
 
     `result` is what stop() was given last, None until it is called; `model_seconds` the time of the models asked.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, *, seconds_left: float = math.inf) -> None:
         self._context = context
+        self._seconds_left = seconds_left
         self._asked = 0
         self.result: dict[str, JsonValue] | None = None
         self.model_seconds = 0.0
@@ -39,6 +44,10 @@ class Toolbox:
         question = _text(query)
         if not question.strip():
             raise ToolError("ask_llm needs a query that is not empty")
+        if self._asked == MOST_ASKS:
+            raise ToolError(f"ask_llm can be called {MOST_ASKS} times in a step")
+        if self.model_seconds >= self._seconds_left:
+            raise ToolError("the time of the run is over")
         ordinal = self._asked
         self._asked += 1
         try:
@@ -67,4 +76,7 @@ class Toolbox:
 
 def _text(value: JsonValue) -> str:
     """What the code gave, as text: models often hand over a number or a list where a text is meant."""
-    return value if isinstance(value, str) else str(value)
+    try:
+        return value if isinstance(value, str) else str(value)
+    except RecursionError:
+        raise ToolError("what was given is nested too deeply") from None

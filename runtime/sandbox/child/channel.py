@@ -16,6 +16,8 @@ import threading
 from typing import Any
 
 MAX_FRAME = 16 << 20
+# What a runner says is read on the daemon's event loop.
+MAX_SAID = 1 << 20
 _CHUNK = 1 << 20
 # Beneath the enumerations of `signal`, which would copy many pages of a fresh fork.
 _SIGNALS = frozenset(map(int, signal.valid_signals()))
@@ -116,7 +118,7 @@ class Channel:
             self._calls += 1
             number = self._calls
             try:
-                frame = encode_frame({"call": number, "tool": name, "args": args, "kwargs": kwargs})
+                frame = encode_frame({"call": number, "tool": name, "args": args, "kwargs": kwargs}, most=MAX_SAID)
             except (TypeError, ValueError, RecursionError) as error:
                 raise TypeError(f"{name}() takes what JSON can hold (text, numbers, lists, dicts): {error}") from None
             self.send(frame)
@@ -127,18 +129,18 @@ class Channel:
                     return _result(reply)
 
 
-def encode_frame(value: Any) -> bytes:
+def encode_frame(value: Any, most: int = MAX_FRAME) -> bytes:
     """The frame of a value.
 
     Raises:
-        TypeError, ValueError, RecursionError: it is not JSON, or larger than a frame may be.
+        TypeError, ValueError, RecursionError: it is not JSON, or more than so many bytes.
     """
     try:
         body = json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"text with a lone surrogate ({error.object[error.start : error.end]!r})") from None
-    if len(body) > MAX_FRAME:
-        raise ValueError(f"more than {MAX_FRAME >> 20} MiB")
+    if len(body) > most:
+        raise ValueError(f"more than {most >> 20} MiB")
     return _LENGTH.pack(len(body)) + body
 
 
