@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _ABORTED = frozenset({"abort", "error"})
+_MOST_TOKENS = 1 << 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +103,8 @@ def _read_usage(usage: object) -> Usage:
 
 
 def count(value: object) -> int:
-    """A number of tokens, 0 for anything else."""
-    return value if isinstance(value, int) and value > 0 else 0
+    """A number of tokens, 0 for anything else, and for more than can be counted up and stored."""
+    return value if isinstance(value, int) and 0 < value < _MOST_TOKENS else 0
 
 
 def text_of(value: object) -> str:

@@ -320,6 +320,8 @@ class Endpoint:
         if fault.error is EndpointStopped:
             self._stop.refused(fault, by_trial=is_trial)
             raise self._stopped(call)
+        if fault.unreached or (fault.reaction is Reaction.NEVER and fault.usage is None):
+            permit.unspent()
         if fault.overload:
             permit.refused()
         is_last = fault.reaction is Reaction.NEVER or call.attempts >= call.most_attempts

@@ -40,17 +40,19 @@ REFUSED = frozenset({429, 503, 529})
 _GIST_CHARS = 600
 _MODEL_ADVICE = "correct base_url, or the model (then start with `--accept-changes`)"
 _USED_UP = "its limit on requests or tokens is used up"
-_TRANSIENT_4XX = frozenset({408, 409, 425, 429, 499})
+_TRANSIENT_4XX = frozenset({408, 409, 424, 425, 429, 499})  # 424 is a failing model, at Bedrock and TGI
 
 _OVERFLOW = re.compile(
-    r"context[_ ]length|context[_ ]window|context[_ ]size|maximum model length|max_model_len"
+    r"context[_ ]length|context[_ ]window|context[_ ]size|exceed context limit|maximum model length|max_model_len"
+    r"|maximum prompt length"
     r"|(?:prompt|input|request)\b[^.]{0,40}\btoo (?:long|large)"
     r"|input token(?:s| count)\b[^.]{0,60}\bexceed"
-    r"|string_above_max_length|inputs? tokens? \+ .max_new_tokens",
+    r"|string_above_max_length|inputs?`? tokens? \+ .max_new_tokens",
     re.IGNORECASE,
 )
 _FILTERED = re.compile(
-    r"content[_ ]?filter|content_?policy_?violation|ResponsibleAIPolicyViolation|data_inspection_failed",
+    r"content[_ ]?filter|content_?policy_?violation|ResponsibleAIPolicyViolation|data_inspection_failed"
+    r"|flagged as potentially violating",
     re.IGNORECASE,
 )
 _OUT_OF_CREDIT = re.compile(

@@ -67,6 +67,11 @@ class Permit:
             self._window.refused(self._serial, self._limiter.in_flight)
             self.release()
 
+    def unspent(self) -> None:
+        """Give back the tokens that were booked: the server has not worked on them."""
+        self._limiter.rates.settle(self._tokens, 0)
+        self._tokens = 0
+
     def release(self) -> None:
         """End without news about the server's capacity."""
         if self._is_open:

@@ -54,6 +54,7 @@ def test_content_in_parts_is_joined() -> None:
             Usage(prompt=3, completion=2, cached=1),
         ),
         ({"prompt_tokens": -1, "completion_tokens": "x"}, Usage(prompt=0, completion=0)),
+        ({"prompt_tokens": 2**64 - 1, "completion_tokens": 2**63}, Usage(prompt=0, completion=0)),
     ],
 )
 def test_usage_is_read_as_far_as_it_goes(usage: object, expected: Usage) -> None:

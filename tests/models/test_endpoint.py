@@ -642,6 +642,23 @@ async def test_an_endpoint_that_has_replied_and_is_gone_is_asked_by_single_calls
     assert waits == pytest.approx([30, 30, 60, 120, 240, 300, 300], abs=5)
 
 
+async def test_tokens_of_a_request_that_was_refused_for_its_length_are_there_for_the_next() -> None:
+    long = ChatRequest(model="m", messages=(Message("user", "word " * 40_000),), temperature=0.0)
+
+    async def by_length(request: web.Request) -> web.StreamResponse:
+        return await (OVERFLOWS["openai"] if len(await request.read()) > 100_000 else GOOD)(request)
+
+    async with serve(by_length) as server:
+        settings = EndpointSettings(
+            name="policy", base_url=server.url, tokens_per_minute=600, deadline=20, timeout=20
+        )
+        async with Endpoint(settings) as endpoint:
+            with anyio.fail_after(10):  # or the next call would wait for more than an hour
+                with pytest.raises(ContextOverflow):
+                    await endpoint.complete(long, headers={})
+                assert (await endpoint.complete(REQUEST, headers={})).content == "hi"
+
+
 async def test_a_connection_that_breaks_or_an_answer_of_failure_is_no_trouble_of_reaching_it() -> None:
     told = Told()
     async with (

@@ -9,12 +9,14 @@ import ssl
 import aiohttp
 import httpx2
 import openai
+import orjson
 import pytest
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.http_exceptions import BadStatusLine
 
 from runtime.models.errors import (
     BODY_CHARS,
+    ContentFiltered,
     ContextOverflow,
     EndpointStopped,
     EndpointUnavailable,
@@ -128,6 +130,20 @@ def test_an_answer_is_cut_to_what_an_error_may_hold() -> None:
 def test_only_a_fault_that_is_retried_asks_for_a_pause() -> None:
     assert status_fault(503, "", retry_after=5).retry_after == 5
     assert status_fault(400, "", retry_after=5).retry_after is None
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "error"),
+    [
+        (400, "input length and `max_tokens` exceed context limit: 190000 + 20000 > 200000", ContextOverflow),
+        (422, "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096", ContextOverflow),
+        (400, "This model's maximum prompt length is 131072 but the request contains 537812 tokens", ContextOverflow),
+        (400, "Invalid prompt: your prompt was flagged as potentially violating our usage policy", ContentFiltered),
+        (424, "The request failed due to an error while processing the model", EndpointUnavailable),
+    ],
+)
+def test_what_providers_say_is_sorted_by_what_it_means(status: int, message: str, error: type[ModelError]) -> None:
+    assert status_fault(status, orjson.dumps({"error": {"message": message}}).decode()).error is error
 
 
 @pytest.mark.parametrize(

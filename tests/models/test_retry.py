@@ -20,6 +20,7 @@ from runtime.models.retry import LONGEST_PAUSE, backoff_delay, retry_after, seco
         ({"retry-after": "1e400"}, LONGEST_PAUSE),
         ({"retry-after": "nan"}, None),
         ({"retry-after": "soon"}, None),
+        ({"retry-after": "Mon, 01 Jan 2026 00:00:00 +99999999999999"}, None),
         ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
         ({"retry-after-ms": "x", "retry-after": "9"}, 9.0),
         ({"retry-after": "Mon, 02 Nov 2026 10:00:30 GMT", "date": "Mon, 02 Nov 2026 10:00:00 GMT"}, 30.0),
