@@ -36,10 +36,20 @@ class StepScorer:
         Raises:
             InfrastructureError: the PRM could not be reached.
         """
+        recent, whole = self.recent, self._messages(action)
+        shortened = self._shortened(whole)
+        self.recent = shortened
+        # What is too long is an estimate that grows better: work that is done again must not decide anew.
+        place = self.journal.place(
+            role="prm", module="score", step=self.index, ordinal=POLICY_ORDINAL * self.attempts
+        )
+        if self.journal.has_instead(place, messages=self._messages(action), of=whole):
+            return await self.score(action, POLICY_ORDINAL)
+        self.recent = recent
         try:
             return await self._ask(action, POLICY_ORDINAL)
         except ContextOverflow:
-            self._shorten(action)
+            self.recent = shortened
             return await self.score(action, POLICY_ORDINAL)
 
     async def score(self, action: Action, ordinal: int) -> float | None:
@@ -71,11 +81,11 @@ class StepScorer:
                 return score
         return None
 
-    def _shorten(self, action: Action) -> None:
-        """Show the recent steps half as long, as far as their observations allow, the oldest ones' first."""
-        excess = sum(len(message.content) for message in self._messages(action)) // 2
+    def _shortened(self, messages: Sequence[Message]) -> Sequence[RecentStep]:
+        """The recent steps half as long, as far as their observations allow, the oldest ones' first."""
+        excess = sum(len(message.content) for message in messages) // 2
         shorter = shorten_oldest([step.observation for step in self.recent], excess)
-        self.recent = [replace(step, observation=text) for step, text in zip(self.recent, shorter, strict=True)]
+        return [replace(step, observation=text) for step, text in zip(self.recent, shorter, strict=True)]
 
     def _messages(self, action: Action) -> tuple[Message, ...]:
         return score_messages(

@@ -8,9 +8,9 @@ from functools import partial
 import anyio
 
 from handlers.judging.outcome import judge_answer
-from runtime.errors import InfrastructureError
+from runtime.errors import InfrastructureError, UnrepeatableError
 from runtime.executor import Rank
-from runtime.models.errors import EndpointPaused, EndpointStopped, RequestRefused
+from runtime.models.errors import EndpointPaused, EndpointStopped
 from runtime.rollout import Ended
 from runtime.services import Services
 from store.events import Event, Outcome
@@ -98,7 +98,7 @@ async def finish_all(work: Iterable[Callable[[], Awaitable[object]]]) -> None:
 
 def together(failures: Sequence[InfrastructureError]) -> InfrastructureError:
     """The one error for several: the first itself where it is the only one or all were refused for themselves."""
-    if len(failures) == 1 or all(isinstance(error, RequestRefused) for error in failures):
+    if len(failures) == 1 or all(isinstance(error, UnrepeatableError) for error in failures):
         return failures[0]
     error = InfrastructureError(f"{failures[0]} (and {len(failures) - 1} more)")
     error.__cause__ = failures[0]

@@ -77,8 +77,8 @@ def normalise_code(code: str) -> str:
             tree = ast.parse(code)
         return ast.unparse(tree)
     except (SyntaxError, ValueError, RecursionError, MemoryError, SystemError):
-        # What does not parse, or too deep to be written out again, is compared as it is spelled.
-        return "".join(code.split())
+        # What does not parse, or too deep to be written out again, is compared as it is spelled: line by line.
+        return "\n".join(line.rstrip() for line in code.splitlines() if line.strip())
 
 
 @cache

@@ -23,11 +23,11 @@ from typing import TypeVar
 import anyio
 
 from runtime.clock import loop_time
-from runtime.errors import BudgetSpentError, InfrastructureError
+from runtime.errors import BudgetSpentError, InfrastructureError, UnrepeatableError
 from runtime.handler import Handler
 from runtime.lines import Line
 from runtime.logs import get_logger
-from runtime.models.errors import EndpointPaused, EndpointStopped, EndpointUnavailable, RequestRefused
+from runtime.models.errors import EndpointPaused, EndpointStopped, EndpointUnavailable
 from store.database import Database
 from store.deliveries import Delivery, complete_delivery, count_owed, fail_delivery, rest_delivery
 from store.errors import StorageError, StorageTroubleError
@@ -286,7 +286,7 @@ class Bus:
                     await database.flush()
                     return
                 if not await _machine_was_at_fault(database, error):
-                    is_final = _first(RequestRefused, error) is not None  # asked again, it would be refused again
+                    is_final = _first(UnrepeatableError, error) is not None
                     await self._failed(database, line, delivery, error, is_final=is_final)
                     return
             else:

@@ -4,6 +4,7 @@ CsoError                   the base that all rooms share, from store/errors.py
 ├── ConfigError            the user's settings or files are at fault: say where, stop
 ├── BudgetSpentError       a cap is reached: leave the work owed, begin nothing new
 ├── InfrastructureError    ours or an endpoint's fault: retry, set aside, never evidence
+│   └── UnrepeatableError  the same would come of another attempt: set aside until a person says retry
 └── ToolError              raised into action code, where the model reads the message
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from store.errors import CsoError
 
-__all__ = ["BudgetSpentError", "ConfigError", "CsoError", "InfrastructureError", "ToolError"]
+__all__ = ["BudgetSpentError", "ConfigError", "CsoError", "InfrastructureError", "ToolError", "UnrepeatableError"]
 
 
 class ConfigError(CsoError):
@@ -35,6 +36,10 @@ class BudgetSpentError(CsoError):
 
 class InfrastructureError(CsoError):
     """Raised when a model endpoint, the sandbox or the machine failed: retried, and never an outcome."""
+
+
+class UnrepeatableError(InfrastructureError):
+    """Raised when another attempt would end like this one."""
 
 
 class ToolError(CsoError):

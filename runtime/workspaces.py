@@ -121,13 +121,13 @@ class Workspace:
         size = 0
         for path, status in _walk(self.path):
             name = path.relative_to(self.path).as_posix()
+            size += status.st_size if stat.S_ISREG(status.st_mode) else 0
+            self._check(len(capture.entries) + 1, size)
             if stat.S_ISLNK(status.st_mode):
                 capture.entries[name] = LinkEntry(str(path.readlink()))
             elif stat.S_ISDIR(status.st_mode):
                 capture.entries[name] = FolderEntry(stat.S_IMODE(status.st_mode))
             else:
-                size += status.st_size
-                self._check(len(capture.entries) + 1, size)
                 self._capture_file(capture, path, name, status)
         return capture
 
@@ -141,7 +141,9 @@ class Workspace:
     def _check(self, files: int, size: int) -> None:
         limits = self._limits
         if files > limits.max_files:
-            raise WorkspaceTooLargeError(f"the working directory holds more than {limits.max_files} files")
+            raise WorkspaceTooLargeError(
+                f"the working directory holds more than {limits.max_files} files, links and empty folders"
+            )
         if size > limits.max_mb << 20:
             raise WorkspaceTooLargeError(f"the working directory holds more than {limits.max_mb} MB")
 

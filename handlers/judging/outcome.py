@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from handlers.judging.exact import exact_match
 from handlers.judging.model import judge_messages, parse_verdict
-from runtime.errors import InfrastructureError
+from runtime.errors import UnrepeatableError
 from runtime.services import Services
 from store.calls import WHOLE_TRAJECTORY
 from store.events import Outcome
@@ -18,8 +18,9 @@ async def judge_answer(services: Services, trajectory: Trajectory, task: Task, a
     """Judge the answer of a rollout by the run's method.
 
     Raises:
-        InfrastructureError: the judge could not be reached, a content filter kept it from answering, or it never gave
-            a readable verdict: then nothing is known.
+        InfrastructureError: the judge could not be reached, or a content filter kept it from answering: then nothing
+            is known.
+        UnrepeatableError: it gave no readable verdict, nor has before. Whoever comes again asks for new ones.
     """
     gold = task.answer
     assert gold is not None  # tasks without an answer are refused when they are handed in
@@ -29,7 +30,8 @@ async def judge_answer(services: Services, trajectory: Trajectory, task: Task, a
         return "failure"
     journal = await services.models.journal(trajectory, task)
     messages = judge_messages(task.question, gold, answer)
-    for attempt in range(_ATTEMPTS):
+    attempt = 0
+    while journal.bought < _ATTEMPTS:
         # A refusal is no verdict, so nothing has come of it that would have to be met again.
         reply = await journal.ask(
             role="judge",
@@ -42,7 +44,8 @@ async def judge_answer(services: Services, trajectory: Trajectory, task: Task, a
         verdict = parse_verdict(reply.content)
         if verdict is not None:
             return "success" if verdict else "failure"
-    raise InfrastructureError(
-        f"the judge gave no readable verdict in {_ATTEMPTS} attempts on {trajectory.label}: "
+        attempt += 1
+    raise UnrepeatableError(
+        f"the judge gave no readable verdict in {attempt} attempts on {trajectory.label}: "
         'take another model for it, or set judge.method = "exact"'
     )

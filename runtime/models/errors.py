@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from runtime.errors import InfrastructureError
+from runtime.errors import InfrastructureError, UnrepeatableError
 
 if TYPE_CHECKING:
     from runtime.models.chat import Usage
@@ -90,7 +90,7 @@ class EndpointPaused(EndpointStopped):
     lasting = 0.0
 
 
-class RequestRefused(ModelError):  # noqa: N818
+class RequestRefused(ModelError, UnrepeatableError):  # noqa: N818
     """Raised when an endpoint calls the request wrong (unknown model or path, bad parameter)."""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -97,7 +98,10 @@ class Models:
 
 
 class Journal:
-    """Model calls of one trajectory, or about it."""
+    """Model calls of one trajectory, or about it.
+
+    `bought` counts those that were not in the journal; `is_replay` is whether any were when it was loaded.
+    """
 
     def __init__(
         self,
@@ -110,6 +114,8 @@ class Journal:
         self._trajectory = trajectory
         self._task = task
         self._known = known
+        self.is_replay = bool(known)
+        self.bought = 0
         self._to_finish: dict[int, int] = {}
         # A branch is labelled after its parent, whose prefix it shares.
         self._affinity = trajectory.label.partition("@")[0]
@@ -147,7 +153,8 @@ class Journal:
             module: what the call is for: plan, action, end, score, judge, …
             step: the step that it belongs to, WHOLE_TRAJECTORY for none.
             ordinal: tells calls of one role and module at one step apart; consecutive ones have consecutive seeds.
-            keep_refusal: a filter's refusal is final; otherwise the same is asked again when the work is done again.
+            keep_refusal: a filter's refusal is final; otherwise it only counts, and the same is asked again when the
+                work is done again.
 
         Raises:
             ContentFiltered: the provider's filter refused the request or its reply, now or when it was asked before.
@@ -155,9 +162,34 @@ class Journal:
             InfrastructureError: the endpoint failed for good, or until the deadline.
             BudgetSpentError: the reply is not in the journal, and nothing new may be bought.
         """
-        place = Place(trajectory=self._trajectory.id, step=step, role=role, module=module, ordinal=ordinal)
+        place = self.place(role=role, module=module, step=step, ordinal=ordinal)
         chosen = self._models.roles[role]
-        request = ChatRequest(
+        request = self._request(place, messages)
+        body = chosen.endpoint.encode(request)
+        key = (place, digest_of(body))
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = await self._buy(chosen, request, body, *key, keep_refusal)
+            self.bought += 1
+        if known.filtered:
+            raise ContentFiltered(known.content, endpoint=role)
+        return known
+
+    def place(self, *, role: str, module: str, step: int, ordinal: int = 0) -> Place:
+        """Where a call is made."""
+        return Place(trajectory=self._trajectory.id, step=step, role=role, module=module, ordinal=ordinal)
+
+    def has_instead(self, place: Place, *, messages: tuple[Message, ...], of: tuple[Message, ...]) -> bool:
+        """Whether an earlier process got a reply to these messages, and none to those `of` which they stand in."""
+        if not self.is_replay or messages == of:
+            return False
+        encode = self._models.roles[place.role].endpoint.encode
+        known, other = ((place, digest_of(encode(self._request(place, each)))) for each in (messages, of))
+        return known in self._known and other not in self._known
+
+    def _request(self, place: Place, messages: tuple[Message, ...]) -> ChatRequest:
+        chosen = self._models.roles[place.role]
+        return ChatRequest(
             model=chosen.model,
             messages=messages,
             temperature=chosen.temperature,
@@ -165,14 +197,6 @@ class Journal:
             max_tokens=chosen.max_tokens,
             seed=self._seed(place) if chosen.send_seed and self._models.seed else None,
         )
-        body = chosen.endpoint.encode(request)
-        key = (place, digest_of(body))
-        known = self._known.get(key)
-        if known is None:
-            known = self._known[key] = await self._buy(chosen, request, body, *key, keep_refusal)
-        if known.filtered:
-            raise ContentFiltered(known.content, endpoint=role)
-        return known
 
     async def _buy(
         self, role: Role, request: ChatRequest, body: bytes, place: Place, digest: bytes, keep_refusal: bool
@@ -195,8 +219,11 @@ class Journal:
                 )
             except ContentFiltered as error:
                 if not keep_refusal:
-                    raise
+                    digest = secrets.token_bytes(len(digest))  # under which nobody looks for it
                 keep(_refusal(error))
+                if not keep_refusal:
+                    await saving[0]
+                    raise
             finally:
                 self._models.asking.discard(asking)
             return await saving[0]

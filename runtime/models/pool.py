@@ -25,7 +25,7 @@ from runtime.clock import loop_time
 from runtime.models.call import Call, Keep
 from runtime.models.chat import ChatReply, ChatRequest
 from runtime.models.endpoint import Endpoint, EndpointSnapshot
-from runtime.models.errors import EndpointPaused, EndpointStopped, EndpointUnavailable
+from runtime.models.errors import EndpointStopped, EndpointUnavailable
 from runtime.models.faults import REFUSED, Fault
 from runtime.models.settings import EndpointSettings
 from runtime.models.trouble import Tell, silent
@@ -211,11 +211,10 @@ class Pool:
         with replica.asked() as is_probe:
             try:
                 reply = await replica.endpoint.attempt(call)
-            except EndpointStopped as error:
+            except EndpointStopped:
                 if self.is_stopped:
                     raise
-                if isinstance(error, EndpointPaused):
-                    call.fault = fault  # or the others would be left alone for as long
+                call.fault = fault  # or the others would be taken for stopped, or left alone for as long
                 return None
             except EndpointUnavailable:
                 self._note_fault(replica, call, before, is_probe=is_probe)

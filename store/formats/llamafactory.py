@@ -7,6 +7,7 @@ the conversation ends with the user's turn that the two answers reply to, as LLa
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import BinaryIO
@@ -86,6 +87,13 @@ def dataset_info() -> dict[str, JsonValue]:
     }
 
 
+class UnreadableInfoError(StoreError):
+    """Raised when the `dataset_info.json` of a folder is none, so that its other entries would be lost."""
+
+    def __init__(self, info: Path, reason: str) -> None:
+        super().__init__(f"{info} cannot be read ({reason}): mend or remove it, or export to another folder")
+
+
 async def write_pairs(pairs: AsyncIterator[Pair], folder: Path) -> int:
     """Write both files into a folder, made if it is missing; the number of pairs.
 
@@ -93,18 +101,23 @@ async def write_pairs(pairs: AsyncIterator[Pair], folder: Path) -> int:
 
     Raises:
         UnfitPairError: a pair cannot be written in this form; nothing has been replaced then.
+        UnreadableInfoError: what `dataset_info.json` holds cannot be kept; likewise.
         OSError: the folder cannot be written to.
     """
     await anyio.to_thread.run_sync(lambda: folder.mkdir(parents=True, exist_ok=True))
-    draft = folder / f".{FILE_NAME}.part"
-    written = 0
-    with await anyio.to_thread.run_sync(lambda: draft.open("wb")) as file:
-        async for pair in pairs:
-            line = orjson.dumps(example(pair), option=orjson.OPT_INDENT_2)
-            await anyio.to_thread.run_sync(_append, file, (b"[\n" if written == 0 else b",\n") + line)
-            written += 1
-        await anyio.to_thread.run_sync(_append, file, b"[]\n" if written == 0 else b"\n]\n")
-    await anyio.to_thread.run_sync(_finish, draft, folder)
+    await anyio.to_thread.run_sync(_described, folder)
+    draft, written = _draft_of(folder / FILE_NAME), 0
+    try:
+        with await anyio.to_thread.run_sync(draft.open, "xb") as file:
+            async for pair in pairs:
+                line = orjson.dumps(example(pair), option=orjson.OPT_INDENT_2)
+                await anyio.to_thread.run_sync(file.write, (b"[\n" if written == 0 else b",\n") + line)
+                written += 1
+            await anyio.to_thread.run_sync(file.write, b"[]\n" if written == 0 else b"\n]\n")
+            await anyio.to_thread.run_sync(_sync, file)
+        await anyio.to_thread.run_sync(_finish, draft, folder)
+    finally:
+        draft.unlink(missing_ok=True)
     return written
 
 
@@ -114,18 +127,43 @@ def _split(prompt: tuple[Message, ...]) -> tuple[str, tuple[Message, ...]]:
     return "", prompt
 
 
-def _append(file: BinaryIO, data: bytes) -> None:
-    file.write(data)
+def _described(folder: Path) -> dict[str, JsonValue]:
+    """What the folder's description holds already.
+
+    Raises:
+        UnreadableInfoError: that is not what a trainer could read.
+    """
+    info = folder / INFO_NAME
+    try:
+        described = orjson.loads(info.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except orjson.JSONDecodeError as error:
+        raise UnreadableInfoError(info, str(error)) from error
+    if not isinstance(described, dict):
+        raise UnreadableInfoError(info, "it is no JSON object")
+    return described
+
+
+def _draft_of(path: Path) -> Path:
+    """Where to write what will take the place of a file: apart from whoever else writes that."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _finish(draft: Path, folder: Path) -> None:
     """Put the data in place first: a description without its file would break the trainer's whole folder."""
     draft.replace(folder / FILE_NAME)
     info = folder / INFO_NAME
-    described: dict[str, JsonValue] = orjson.loads(info.read_bytes()) if info.exists() else {}
-    draft_info = folder / f".{INFO_NAME}.part"
-    with draft_info.open("wb") as file:
-        file.write(orjson.dumps({**described, **dataset_info()}, option=orjson.OPT_INDENT_2))
-        file.flush()
-        os.fsync(file.fileno())
-    draft_info.replace(info)
+    described = _draft_of(info)
+    try:
+        with described.open("xb") as file:
+            file.write(orjson.dumps({**_described(folder), **dataset_info()}, option=orjson.OPT_INDENT_2))
+            _sync(file)
+        described.replace(info)
+    finally:
+        described.unlink(missing_ok=True)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import anyio
 import pytest
 
 from runtime.agents.main.replies import render_reply
+from runtime.daemon import open_daemon
 from store.candidates import load_candidates
 from store.database import Reader
 from store.export import load_pairs
 from store.runs import list_runs
-from store.summary import Outcomes
+from store.summary import Outcomes, summarise
 from store.trajectories import Step, load_steps, load_trajectory
-from tests.acceptance.scripted import Ask, Script, play, task
+from tests.acceptance.running import settings_for
+from tests.acceptance.scripted import Ask, Script, play, scripted_models, task
 
 GARBAGE = "%$ I would rather talk about the weather."
 BAD, GOOD = "Score: 0.1", "Score: 0.9"
@@ -152,7 +156,22 @@ async def test_a_judge_without_a_verdict_is_trouble_and_no_verdict(data: Path) -
     assert played.summary.trajectories == Outcomes(error=1)
     (letter,) = played.summary.set_aside
     assert "no readable verdict" in letter.error
-    assert len(played.models.of("judge")) == 3  # a second delivery finds the three replies in the journal
+    assert letter.deliveries == 1
+    assert len(played.models.of("judge")) == 3  # another delivery would be answered alike
+
+
+async def test_a_judge_without_a_verdict_is_asked_for_new_ones_when_its_work_is_put_back(data: Path) -> None:
+    before = Script(actions=("stop('42', '')",), verdict="It depends.")
+    changes = {"judge.method": "model"}
+    await play(before.answer, data, changes=changes)
+    async with scripted_models(replace(before, verdict="Verdict: yes").answer) as models:
+        with anyio.fail_after(60):
+            async with open_daemon(settings_for(models.url, data, changes), {}) as daemon:
+                assert await daemon.control.retry() == 1
+                await daemon.work(until_drained=True)
+                summary = await summarise(daemon.database, daemon.run)
+    assert summary.trajectories == Outcomes(success=1)
+    assert [ask.role for ask in models.asks] == ["judge"]
 
 
 async def test_tasks_beside_one_whose_model_writes_nonsense_are_not_touched(data: Path) -> None:

@@ -54,6 +54,46 @@ async def test_the_oldest_observation_gives_way_first_and_the_request_is_asked_o
     assert taken.last.partition("Progress state")[1:] == refused.last.partition("Progress state")[1:]
 
 
+async def test_work_that_is_done_again_goes_on_with_the_reply_to_the_shorter_request(data: Path) -> None:
+    """An endpoint is thought to take more, or less, than before once its tokens have been counted for a while."""
+    failed: list[Ask] = []
+
+    async def answer(ask: Ask) -> Said:
+        if not failed and ask.step == 2 and ask.module == "action":
+            failed.append(ask)
+            return 500
+        return await taking(100_000 if failed else 5500, ENDS)(ask)
+
+    played = await play(answer, data)
+    assert played.summary.trajectories == Outcomes(success=1)
+    whole, shorter = (ask for ask in played.models.of("policy", "plan") if ask.step == 2)
+    assert size(whole) > 5500 >= size(shorter)
+
+
+async def test_a_prm_that_is_asked_again_goes_on_in_the_form_in_which_it_scored_the_policy(data: Path) -> None:
+    script = Script(
+        actions=(*SHOW, "print('policy')", "stop('wrong', '')"),
+        alternatives={2: ("print('expert')",)},
+        scores={"print('policy')": "Score: 0.1", "print('expert')": "Score: 0.2"},
+    )
+    failed: list[Ask] = []
+
+    async def answer(ask: Ask) -> Said:
+        if not failed and ask.role == "prm" and ask.step == 2:
+            if "print('expert')" in ask.last:
+                failed.append(ask)
+                return 500
+            return OVERFLOW if size(ask) > 8000 else await script.answer(ask)
+        return await script.answer(ask)
+
+    played = await play(answer, data, changes={"resample.score_attempts": 1})
+    assert played.summary.set_aside == []
+    whole, own, refused, other = (ask for ask in played.models.of("prm") if ask.step == 2)
+    assert size(whole) > 8000 >= size(own)
+    assert refused.messages == other.messages
+    assert size(other) <= 8000
+
+
 async def test_what_fits_is_asked_as_it_is(data: Path) -> None:
     played = await play(taking(100_000, ENDS), data)
     asked = [(ask.module, ask.step) for ask in played.models.of("policy")]

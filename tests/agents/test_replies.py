@@ -294,6 +294,7 @@ REPLIES = st.lists(LINES, max_size=14).map("\n".join) | st.text()
 
 @settings(max_examples=1_000, deadline=None)
 @example("```<|python_tag|>```")
+@example("Code:```<|python_tag|>print('`')")
 @given(REPLIES)
 def test_what_was_read_is_rendered_and_read_again_exactly(text: str) -> None:
     reply = parse_reply(text)

@@ -207,12 +207,12 @@ async def test_a_refusal_that_is_not_to_be_kept_is_asked_anew_each_time(tmp_path
         return said.pop(0)
 
     async with desk(tmp_path, relent) as some:
-        for _ in range(2):
+        for count in (1, 2):
             with pytest.raises(ContentFiltered):
                 await (await some.journal()).ask(
                     role="policy", module="action", step=0, messages=PROMPT, keep_refusal=False
                 )
-            assert await some.calls() == 0
+            assert await some.calls() == count, "it may have been billed"
         reply = await (await some.journal()).ask(
             role="policy", module="action", step=0, messages=PROMPT, keep_refusal=False
         )

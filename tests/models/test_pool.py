@@ -23,6 +23,7 @@ from runtime.models.errors import (
     EndpointPaused,
     EndpointStopped,
     EndpointUnavailable,
+    ModelError,
     RequestRefused,
 )
 from runtime.models.pool import Pool, ReplicaSnapshot
@@ -436,6 +437,33 @@ async def test_a_replica_that_refuses_the_key_is_left_out_and_the_others_are_ask
         assert locked.asked == asked + 1
         assert not two.policy.snapshot().stopped
         assert two.look(locked).endpoint.stopped
+
+
+async def test_a_call_for_which_the_only_other_replica_has_no_time_has_not_been_stopped() -> None:
+    gate, ends = anyio.Event(), dict[str, type[ModelError]]()
+
+    async def locked_later(request: web.Request) -> web.StreamResponse:
+        await gate.wait()
+        return await failure(401)(request)
+
+    async with bench(GOOD, GOOD, deadline=20.0) as two:
+        locked, resting = two.replicas
+        homes = [await two.home_at(each) for each in two.replicas]
+        locked.behaviour, resting.behaviour = locked_later, failure(429, headers={"Retry-After": "19.9"})
+
+        async def ask(home: str) -> None:
+            with pytest.raises(ModelError) as caught:
+                await two.ask(home)
+            ends[home] = type(caught.value)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask, homes[0])
+            await two.until_busy(1, 0)
+            await anyio.sleep(0.3)  # so that the rest is longer than what is left to that call
+            tasks.start_soon(ask, homes[1])
+            await two.until_busy(2, 0)
+            gate.set()
+        assert ends == dict.fromkeys(homes, EndpointUnavailable)
 
 
 async def test_when_all_replicas_refuse_the_key_the_role_is_stopped_until_it_is_to_be_asked_again() -> None:

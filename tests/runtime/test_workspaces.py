@@ -151,6 +151,12 @@ async def test_too_many_files_and_too_many_bytes_are_refused(workspaces: Workspa
             (workspace.path / str(number)).touch()
         with pytest.raises(WorkspaceTooLargeError, match="20 files"):
             await workspace.capture()
+    async with workspaces.open("links") as workspace:
+        for number in range(11):
+            (workspace.path / f"link {number}").symlink_to("anywhere")
+            (workspace.path / f"folder {number}").mkdir()
+        with pytest.raises(WorkspaceTooLargeError, match="20 files, links and empty folders"):
+            await workspace.capture()
     async with workspaces.open("b") as workspace:
         (workspace.path / "big").write_bytes(bytes((1 << 20) + 1))
         with pytest.raises(WorkspaceTooLargeError, match="1 MB"):

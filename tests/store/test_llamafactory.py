@@ -8,11 +8,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import anyio
 import pytest
 
 from store.database import Database
 from store.export import Pair, load_pair, load_pairs
-from store.formats.llamafactory import FILE_NAME, INFO_NAME, UnfitPairError, example, write_pairs
+from store.formats.llamafactory import FILE_NAME, INFO_NAME, UnfitPairError, UnreadableInfoError, example, write_pairs
 from store.messages import Message
 from store.pairs import Evidence, add_pair
 from tests.store.filling import PROMPT, new_run, new_trajectory, score_step
@@ -32,6 +33,10 @@ PAIR = Pair(
     rejected_score=0.1,
     evidence=EVIDENCE,
 )
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 async def stream(pairs: Sequence[Pair]) -> AsyncIterator[Pair]:
@@ -89,6 +94,26 @@ async def test_descriptions_of_other_data_sets_in_the_folder_are_kept(tmp_path: 
     described = json.loads((tmp_path / INFO_NAME).read_text())
     assert described["mine"] == {"file_name": "mine.json"}
     assert described["verified_cso_dpo"]["file_name"] == FILE_NAME
+
+
+@pytest.mark.parametrize("held", [b"", b"[]", b'{"other": 1} // mine', b"\xef\xbb\xbf{}", b"\xff"])
+async def test_a_description_that_cannot_be_kept_is_an_error_before_anything_is_written(
+    tmp_path: Path, held: bytes
+) -> None:
+    (tmp_path / INFO_NAME).write_bytes(held)
+    with pytest.raises(UnreadableInfoError, match="mend or remove it, or export to another folder"):
+        await write_pairs(stream([PAIR]), tmp_path)
+    assert names_in(tmp_path) == [INFO_NAME]
+    assert (tmp_path / INFO_NAME).read_bytes() == held
+
+
+async def test_two_exports_into_one_folder_at_once_leave_one_of_the_two(tmp_path: Path) -> None:
+    lots = [[replace(PAIR, id=number, step=number) for number in range(count)] for count in (20, 30)]
+    async with anyio.create_task_group() as tasks:
+        for pairs in lots:
+            tasks.start_soon(write_pairs, stream(pairs), tmp_path)
+    assert len(json.loads((tmp_path / FILE_NAME).read_text())) in (20, 30)
+    assert names_in(tmp_path) == [INFO_NAME, FILE_NAME]
 
 
 async def test_an_export_that_fails_leaves_the_last_one_as_it_was(tmp_path: Path) -> None:

@@ -44,18 +44,24 @@ async def ask_policy(
             closing=closing,
         )
 
-    ask = partial(
-        context.journal.ask, role="policy", module=module, step=step, ordinal=ordinal, keep_refusal=keep_refusal
-    )
-    messages = messages_over(context.steps)
-    try:
-        return await ask(messages=messages)
-    except ContextOverflow as error:
+    def shortened() -> tuple[Message, ...]:
         # Not every endpoint tells by how much it is too long. Half as long is worth the one more try.
         excess = sum(len(message.content) for message in messages) // 2
-        shorter = messages_over(shorten_observations(context.steps, recent_steps=recent_steps, excess=excess))
-        if shorter == messages:
-            raise _too_long(error) from error
+        return messages_over(shorten_observations(context.steps, recent_steps=recent_steps, excess=excess))
+
+    journal = context.journal
+    ask = partial(journal.ask, role="policy", module=module, step=step, ordinal=ordinal, keep_refusal=keep_refusal)
+    place = journal.place(role="policy", module=module, step=step, ordinal=ordinal)
+    messages = messages_over(context.steps)
+    # What is too long is an estimate that grows better: work that is done again must not decide anew.
+    shorter = shortened() if journal.is_replay else messages
+    if not journal.has_instead(place, messages=shorter, of=messages):
+        try:
+            return await ask(messages=messages)
+        except ContextOverflow as error:
+            shorter = shortened()
+            if shorter == messages:
+                raise _too_long(error) from error
     try:
         return await ask(messages=shorter)
     except ContextOverflow as error:

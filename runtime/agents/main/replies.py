@@ -285,8 +285,8 @@ def _scan(lines: Sequence[str]) -> tuple[list[_Section], int | None]:
             number = fence.take(lines)
         elif tag_line is None and _PYTHON_TAG in rest:
             # What stands before the tag becomes the thought's last line, which must not open a fence there.
-            opens = _opened(rest.partition(_PYTHON_TAG)[0].rstrip(), here)
-            tag_line = here if opens is None else None
+            *_, last = _label(rest.partition(_PYTHON_TAG)[0].rstrip())
+            tag_line = here if _opened(last, here) is None else None
     return sections, tag_line
 
 
