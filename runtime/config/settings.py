@@ -206,7 +206,7 @@ class Api(Section):
 class Workspace(Section):
     """Limits on the files that a trajectory may keep."""
 
-    max_files: int = fixed(10_000, "Files in one workspace.", ge=1, le=10_000_000)
+    max_files: int = fixed(10_000, "Files, links and empty folders in one workspace.", ge=1, le=10_000_000)
     max_mb: int = fixed(1024, "Size of one workspace, in MiB.", ge=1, le=1_048_576)
 
 
