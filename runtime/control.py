@@ -21,7 +21,7 @@ from store.database import Database
 from store.deliveries import cancel_deliveries, revive_deliveries
 from store.formats.task_files import TaskRecord
 from store.runs import Run, find_run, read_run, set_paused
-from store.tasks import TaskFile, find_task, submit_task
+from store.tasks import ChangedTaskError, TaskFile, find_task, submit_task, task_digest, task_digests
 from store.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -129,11 +129,14 @@ class LocalControl:
         self._ask_again = ask_again
 
     async def submit(self, records: Sequence[TaskRecord], *, run: str | None = None, priority: int = 0) -> Submitted:
-        """Take tasks into the queue; see Control."""
-        new = 0
-        async for parcels in read_parcels(records):
-            new += (await self.take(parcels, run=run, priority=priority)).new
-        return Submitted(run=run or self._settings.run.name, new=new, known=len(records) - new)
+        """Take tasks into the queue, on an error none; see Control."""
+        name = run or self._settings.run.name
+        unknown, new = await self._unknown(records, name), 0
+        if not unknown:
+            await self.take((), run=name)  # tasks that are known are a reason to begin or take up a run, too
+        async for parcels in read_parcels(unknown):
+            new += (await self.take(parcels, run=name, priority=priority)).new
+        return Submitted(run=name, new=new, known=len(records) - new)
 
     async def take(self, parcels: Sequence[Parcel], *, run: str | None = None, priority: int = 0) -> Submitted:
         """Take a batch of tasks in one transaction: all of them, or on an error none."""
@@ -148,6 +151,27 @@ class LocalControl:
         new = await self._database.write(write)
         await self._take_up(chosen)
         return Submitted(run=chosen.name, new=new, known=len(parcels) - new)
+
+    async def _unknown(self, records: Sequence[TaskRecord], run: str) -> list[TaskRecord]:
+        """Those that a run does not have.
+
+        Raises:
+            ChangedTaskError: it has one of the others with other content.
+        """
+        found = await find_run(self._database, run)
+        if found is None:
+            return list(records)
+        unknown = []
+        for start in range(0, len(records), BATCH):
+            batch = records[start : start + BATCH]
+            digests = await task_digests(self._database, found.id, [record.name for record in batch])
+            for record in batch:
+                known = digests.get(record.name)
+                if known is None:
+                    unknown.append(record)
+                elif known != task_digest(record, await _read_file(record)):
+                    raise ChangedTaskError(record.name)
+        return unknown
 
     async def cancel(self, *, run: str, task: str) -> int:
         """Give a task up; see Control."""

@@ -5,8 +5,8 @@
     SPOOL/done/        submitted
     SPOOL/rejected/    refused, each with NAME.report.json beside it that says why
 
-A file with a bad line is refused whole. One that clashes with tasks that the run has may have been taken in part;
-like every file it may be mended and moved in again, because tasks that are known are left alone.
+A file with a bad line, or that clashes with a task that the run has, is refused whole. It may be mended and moved in
+again, like every file, because tasks that are known are left alone.
 
 A file is taken once its size and time have not changed between two looks, it is not empty, and no process has it open
 for writing, as far as the file system tells that; so one that is still being written is left alone. Names that begin

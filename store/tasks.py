@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import orjson
@@ -67,7 +68,7 @@ def submit_task(
     Raises:
         ChangedTaskError: the run has another task of that name.
     """
-    digest = _digest(record, files)
+    digest = task_digest(record, files)
     known = transaction.execute("SELECT digest FROM tasks WHERE run = ? AND name = ?", (run, record.name)).fetchone()
     if known is not None:
         if known[0] != digest:
@@ -91,6 +92,15 @@ def submit_task(
     )
     transaction.publish(TaskSubmitted(run=run, task=identifier))
     return True
+
+
+async def task_digests(reader: Reader, run: int, names: Collection[str]) -> dict[str, bytes]:
+    """The digests of those of some tasks that a run has, by name."""
+    rows = await reader.fetch(
+        "SELECT name, digest FROM tasks WHERE run = ? AND name IN (SELECT value FROM json_each(?))",
+        (run, orjson.dumps(list(names)).decode()),
+    )
+    return {row["name"]: row["digest"] for row in rows}
 
 
 async def find_task(reader: Reader, run: int, name: str) -> int | None:
@@ -124,6 +134,7 @@ def _from_row(row: sqlite3.Row) -> Task:
     )
 
 
-def _digest(record: TaskRecord, files: tuple[TaskFile, ...]) -> bytes:
+def task_digest(record: TaskRecord, files: tuple[TaskFile, ...]) -> bytes:
+    """What tells a task from a changed one of the same name."""
     parts = [record.question, record.answer, [[file.name, content_digest(file.content).hex()] for file in files]]
     return content_digest(orjson.dumps(parts))

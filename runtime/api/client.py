@@ -42,10 +42,15 @@ class RemoteControl:
         return await self._ask("GET", "/v1/daemon", timeout=_LOOK_TIMEOUT)
 
     async def submit(self, records: Sequence[TaskRecord], *, run: str | None = None, priority: int = 0) -> Submitted:
-        """Take tasks into the queue."""
+        """Take tasks into the queue; a note on an error says how many of them were taken before it."""
         new, taker = 0, run or ""
         async for parcels in read_parcels(records):
-            answer = await self._post("/v1/tasks", write_tasks_body(parcels, run=run, priority=priority))
+            try:
+                answer = await self._post("/v1/tasks", write_tasks_body(parcels, run=run, priority=priority))
+            except CsoError as error:
+                if new:
+                    error.add_note(f"{new} of the tasks were taken before that, and stay")
+                raise
             new, taker = new + cast("int", answer["new"]), cast("str", answer["run"])
         return Submitted(run=taker, new=new, known=len(records) - new)
 

@@ -198,7 +198,7 @@ def _flat(group: ExceptionGroup[CsoError]) -> Sequence[CsoError]:
 
 
 def _tell(errors: Sequence[CsoError]) -> int:
-    for text in dict.fromkeys(str(error) for error in errors):
+    for text in dict.fromkeys("; ".join([str(error), *getattr(error, "__notes__", ())]) for error in errors):
         say_error(text)
     if any(isinstance(error, StorageError) for error in errors):
         return EXIT_STORAGE

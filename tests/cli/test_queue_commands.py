@@ -117,6 +117,14 @@ async def test_submitting_again_says_that_nothing_is_new_and_a_changed_task_is_a
     changed = await at.cso("submit", at.tasks("a", answer="43"))
     assert (changed.status, changed.output) == (2, "")
     assert changed.said.startswith("error: task 'a' is already in this run with another question, answer or file: ")
+    many = at.tasks(*(f"n{number}" for number in range(100)))
+    with many.open("ab") as file:
+        file.write(b'{"id": "a", "question": "What is the answer to a?", "answer": "43"}\n')
+    partly = await at.cso("submit", many)
+    assert partly.status == 2
+    assert ("; 64 of the tasks were taken before that, and stay" in partly.said) is is_daemon
+    status = await at.cso("status", "--json")
+    assert status.json["runs"][0]["tasks"] == (68 if is_daemon else 4)
 
 
 async def test_a_run_of_another_name_is_begun_and_named_where_there_are_several(at: Desk) -> None:

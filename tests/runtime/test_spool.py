@@ -114,7 +114,7 @@ async def test_a_file_that_cannot_be_taken_is_rejected_whole_with_every_reason(b
         box.move_in("blank.jsonl", b"\n\n")
         box.move_in("good.jsonl", line("a"))
         await box.until("done", "good.jsonl")
-        box.move_in("clash.jsonl", line("a", answer="43"))
+        box.move_in("clash.jsonl", b"".join(line(f"{number}") for number in range(200)) + line("a", answer="43"))
         box.move_in("lost.jsonl", line("b", file_name="nowhere.csv"))
         names = ("bad.jsonl", "blank.jsonl", "clash.jsonl", "lost.jsonl")
         await box.until("rejected", *names, *(f"{name}.report.json" for name in names))
