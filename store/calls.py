@@ -26,7 +26,10 @@ _REPLIES = "SELECT c.*, b.data FROM calls c JOIN blobs b ON b.id = c.reply"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a model call is made: `ordinal` counts calls of one module and role within a step from 0."""
+    """Where a model call is made: `ordinal` counts calls of one module and role within a step from 0.
+
+    A call that is only counted, and made again when the work is done again, has a negative one.
+    """
 
     trajectory: int
     step: int

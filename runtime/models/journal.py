@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 from urllib.parse import quote
@@ -218,8 +218,8 @@ class Journal:
                     request, headers=self._headers_at(place), keep=keep, body=body, affinity=self._affinity
                 )
             except ContentFiltered as error:
-                if not keep_refusal:
-                    digest = secrets.token_bytes(len(digest))  # under which nobody looks for it
+                if not keep_refusal:  # it counts, where nobody looks for it
+                    place = replace(place, ordinal=-1 - secrets.randbelow(1 << 31))
                 keep(_refusal(error))
                 if not keep_refusal:
                     await saving[0]
