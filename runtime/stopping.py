@@ -1,9 +1,9 @@
 """Stopping in stages, so that nothing that was paid for is lost.
 
-The first SIGINT or SIGTERM cancels the work: nothing new is taken, and what still runs are the model calls whose
-replies are being paid for, which hold on until they are journalled. People are told what is waited for. The second
-signal ends the process at once, and so does the end of the grace; children notice that we are gone, and everything
-earned is committed.
+The first SIGINT or SIGTERM, or the end of the terminal, cancels the work: nothing new is taken, and what still runs
+are the model calls whose replies are being paid for, which hold on until they are journalled. People are told what is
+waited for. The second signal ends the process at once, and so does the end of the grace; children notice that we are
+gone, and everything earned is committed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class Stop:
         awaited: what holds up the end; to be set by whoever knows.
         last_words: called when the grace is over, to save what can be saved in a few seconds.
         on_stop: called at the first signal.
-        on_hangup: called at every SIGHUP; where it is not set before the watch, that signal is not watched.
+        on_hangup: called at every SIGHUP; where it is not set before the watch, that signal stops, too, unless it was
+            ignored when we were started, as nohup has it.
     """
 
     def __init__(self, *, grace: float, tell: Tell) -> None:
@@ -53,12 +54,14 @@ class Stop:
 
     async def watch(self, *, task_status: TaskStatus[None]) -> None:
         """Wait for signals until cancelled."""
-        numbers = [signal.SIGINT, signal.SIGTERM] + [signal.SIGHUP] * (self.on_hangup is not None)
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if self.on_hangup is not None or signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
         async with anyio.create_task_group() as tasks:
             with anyio.open_signal_receiver(*numbers) as received:
                 task_status.started()
                 async for number in received:
-                    if number == signal.SIGHUP:
+                    if number == signal.SIGHUP and self.on_hangup is not None:
                         tasks.start_soon(self._hang_up)
                     elif self.signal is not None:
                         self._end_at_once(number)

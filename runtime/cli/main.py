@@ -62,8 +62,8 @@ COMMANDS = {
 }
 
 _EPILOG = (
-    "Exit codes: 0 done, 1 failed or work was set aside, 2 wrong usage or configuration, 3 the budget is "
-    "spent, 4 the data directory cannot be used, 130 interrupted."
+    "Exit codes: 0 done, or stopped by SIGTERM, 1 failed or work was set aside, 2 wrong usage or configuration, "
+    "3 the budget is spent, 4 the data directory cannot be used, 130 interrupted."
 )
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 

@@ -104,7 +104,10 @@ def _rows(summary: Summary, currency: str) -> Iterator[tuple[str, str]]:
         cap = summary.budget_spent
         yield "budget spent", f"{cap.setting} is {cap.cap:,.10g}: nothing new is begun until it is raised"
     if summary.resting_tasks:
-        yield "at rest", f"{counted(summary.resting_tasks, 'task')}: the budget of each is spent (budget.task_…)"
+        yield (
+            "at rest",
+            f"{counted(summary.resting_tasks, 'task')} whose own budget is spent: `cso tail --kind budget-spent`",
+        )
     if summary.paused:
         yield "paused", "left alone until `cso resume`"
     if summary.resumed:

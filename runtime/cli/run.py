@@ -39,7 +39,7 @@ def run(
 ) -> None:
     """Collect, resample and verify: tasks in, verified preference pairs out.
 
-    Typed again, the same command goes on where it stopped.
+    Typed again, the same command goes on where it stopped, with --run NAME in place of any --new-run.
     """
     overrides = {"run.data": data, "run.name": name}
     given = {key: str(value) for key, value in overrides.items() if value}
@@ -58,4 +58,4 @@ def run(
     else:
         write_data(summary_text(worked.summary, dataset=None, log=log, currency=settings.budget.currency))
     tell_left_out(problems)
-    raise typer.Exit(exit_code(worked))
+    raise typer.Exit(exit_code(worked, was_new=new_run))

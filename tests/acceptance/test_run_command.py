@@ -218,6 +218,15 @@ async def test_a_wrong_port_is_told_at_once_in_one_line_with_what_to_check(users
     assert letter["cause"] == "endpoint policy: cannot connect: connection refused"
 
 
+async def test_a_new_run_that_ends_early_names_the_command_that_goes_on_with_it(users: Users) -> None:
+    environ = {**users.environ, "CSO_RUN__DATA": str(users.folder / "several"), "CSO_BUDGET__CALLS": "3"}
+    for name in ("default", "default-2"):
+        ran = await cso("run", users.tasks, "--new-run", environ=environ)
+        assert ran.status == 3
+        again = f"the same command with `--run {name}` instead of --new-run goes on"
+        assert f" of 3): raise it, {again}" in ran.said
+
+
 async def test_a_paused_run_is_not_worked_on_and_the_next_step_is_said(users: Users) -> None:
     made = users.requests()
     await cso("pause", environ=users.environ)

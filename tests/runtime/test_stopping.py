@@ -59,7 +59,7 @@ def line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().rstrip("\n")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_the_first_signal_lets_work_end_and_the_process_ends_by_itself(number: signal.Signals) -> None:
     with program(grace=60, work=0.1) as process:
         process.send_signal(number)
@@ -69,6 +69,14 @@ def test_the_first_signal_lets_work_end_and_the_process_ends_by_itself(number: s
         }
         assert line(process) == f"ended by {number.name}"
         assert process.wait(DEADLINE_S) == 0
+
+
+def test_the_end_of_a_terminal_stops_nothing_that_was_started_to_outlast_it() -> None:
+    with program(grace=60, work=0.1, source=f"import signal\nsignal.signal(1, signal.SIG_IGN)\n{PROGRAM}") as process:
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGTERM)
+        assert {line(process), line(process).partition(":")[0]} == {"on stop", "stopping"}
+        assert line(process) == "ended by SIGTERM"
 
 
 def test_the_second_signal_ends_the_process_at_once_with_its_number() -> None:
