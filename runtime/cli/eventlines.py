@@ -1,7 +1,7 @@
-"""Events as lines for people: local time, kind, place and what happened, cut to the terminal's width.
+"""Events as lines for people: local time, kind, place and what happened.
 
-The place is a trajectory's label where the event has one, which begins with the task's name, or the task. What people
-may have to act on is not cut, but goes on in further lines.
+The place is a trajectory's label where the event has one, which begins with the task's name, or the task. Nothing is
+cut, for people look for all of it, and type names: on a terminal without room, an event goes on in further lines.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 
 from runtime.cli.sentences import Tone, printable, sentence
 from runtime.hints import with_options
@@ -26,7 +26,7 @@ _BEFORE = len("00:00:00  ") + _KIND_WIDTH + 2
 _LEAST_PLACE = 10
 _MOST_PLACE = 40
 _DIM = "2"
-_NEVER_CUT = ("delivery-failed", "budget-spent")
+_LEAST_TEXT = 20
 _HANG = " " * len("00:00:00  ")
 
 
@@ -59,20 +59,27 @@ class EventLines:
                 self.today = when.date()
                 yield self._painted([(f"── {when:%A, %Y-%m-%d} ──", _DIM)])
             columns = list(self._columns(entry, when, place))
-            if self.width is not None and entry.kind in _NEVER_CUT:
-                yield from self._whole(columns, self.width)
-            else:
+            if self.width is None:
                 yield self._painted(columns)
+            else:
+                yield from self._fitted(columns, self.width)
 
-    def _whole(self, columns: Sequence[tuple[str, str]], width: int) -> Iterator[str]:
-        """As many lines as it takes, the last column going on below the kind."""
+    def _fitted(self, columns: Sequence[tuple[str, str]], width: int) -> Iterator[str]:
+        """As many lines as it takes, the last column going on below the kind, as does a place that is too long."""
         *before, (text, code) = columns
+        if sum(cell_len(column) for column, _ in before) + min(_LEAST_TEXT, cell_len(text)) > width:
+            *before, (place, place_code) = before
+            yield self._painted(before)
+            before = [(_HANG + place.rstrip() + "  ", place_code)]
         taken = sum(cell_len(column) for column, _ in before)
+        if taken + cell_len(text.partition(" ")[0]) > width:
+            yield self._painted(before)
+            before, taken = [(_HANG, "")], len(_HANG)
         held = "·" * taken  # stands for the columns before, and is no indentation
         first, *rest = wrapped(held + text, width, hang=_HANG, measure=cell_len).split("\n")
-        yield self._painted([*before, (first[taken:], code)], cut=False)
+        yield self._painted([*before, (first[taken:], code)])
         for line in rest:
-            yield self._painted([(line, code)], cut=False)
+            yield self._painted([(line, code)])
 
     def _columns(self, entry: Entry, when: datetime, place: str) -> Iterator[tuple[str, str]]:
         text, tone = sentence(entry)
@@ -85,27 +92,17 @@ class EventLines:
         place = printable(str(entry.fields.get("trajectory") or entry.task or "–"))
         if self.show_runs and len(self._runs) > 1:
             place = f"{printable(entry.run)}: {place}"
-        if self.width is not None:
-            # A label's end tells a trajectory from the next one.
-            place = _cut_in_the_middle(place, self._most_place)
         return place
 
     @property
     def _most_place(self) -> int:
-        """Columns that a place may take: less than half of what time and kind leave, since what happened matters."""
+        """Columns that are kept for places: less than half of what time and kind leave to what happened."""
         if self.width is None:
             return _MOST_PLACE
         return max(_LEAST_PLACE, min(_MOST_PLACE, (self.width - _BEFORE) * 2 // 5))
 
-    def _painted(self, columns: Sequence[tuple[str, str]], *, cut: bool = True) -> str:
-        left = self.width if cut else None
-        parts = []
-        for column, code in columns:
-            text = column
-            if left is not None:
-                text = text if cell_len(text) <= left else set_cell_size(text, max(left - 1, 0)) + "…" * (left > 0)
-                left -= cell_len(text)
-            parts.append(f"\x1b[{code}m{text}\x1b[0m" if self.colour and code and text else text)
+    def _painted(self, columns: Sequence[tuple[str, str]]) -> str:
+        parts = [f"\x1b[{code}m{text}\x1b[0m" if self.colour and code and text else text for text, code in columns]
         return "".join(parts).rstrip() + "\n"
 
 
@@ -117,10 +114,3 @@ def wants_colour(*, terminal: bool) -> bool:
 def terminal_width() -> int | None:
     """Columns of the terminal that standard output is; None if it is none."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-
-
-def _cut_in_the_middle(text: str, width: int) -> str:
-    if cell_len(text) <= width:
-        return text
-    tail = text[-(width // 2) :]
-    return f"{set_cell_size(text, max(width - 1 - cell_len(tail), 0))}…{tail}"

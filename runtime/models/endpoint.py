@@ -387,7 +387,7 @@ class Endpoint:
         assert fault is not None  # it is asked for where there is one
         # An attempt that failed of something else before says nothing about the call's own request.
         is_own = call.fault is not None and issubclass(call.fault.error, EndpointStopped)
-        advice = fault.advice or self.settings.key_advice
+        advice = fault.advice or self.settings.key_advice + self.settings.key_takes_effect
         if fault.error is not EndpointPaused:
             advice += ", then `cso retry --all`"
         error = fault.to_error(

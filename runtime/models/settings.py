@@ -101,6 +101,13 @@ class EndpointSettings:
         return f"no key is sent: put it into a variable and name that in models.{self.name}.api_key_env"
 
     @property
+    def key_takes_effect(self) -> str:
+        """What a process at work needs besides, to follow `key_advice`: keys are read at the start."""
+        if self.provider in ("azure", "bedrock") and not self.api_key:
+            return ""
+        return " (another one takes a new start)" if self.api_key else ", start again"
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """Texts that must not leave the process other than in a request to this endpoint."""
         found = [value for _, value in self.headers if len(value) >= 8]

@@ -62,7 +62,10 @@ def test_help_lists_every_command_and_the_exit_codes() -> None:
     assert result.returncode == 0
     assert all(name in result.stdout for name in entry.COMMANDS)
     told = " ".join(result.stdout.split())
-    assert "Exit codes: 0 done, or stopped by SIGTERM, 1 failed or work was set aside, 2 wrong usage or configuration" in told
+    assert (
+        "Exit codes: 0 done, or stopped by SIGTERM, 1 failed or work was set aside, 2 wrong usage or configuration"
+        in told
+    )
     assert "3 the budget is spent, 4 the data" in told
     assert result.stderr == ""
 

@@ -642,6 +642,20 @@ async def test_an_endpoint_that_has_replied_and_is_gone_is_asked_by_single_calls
     assert waits == pytest.approx([30, 30, 60, 120, 240, 300, 300], abs=5)
 
 
+@pytest.mark.parametrize(
+    ("key", "advice"),
+    [
+        (KEY, "check the environment variable POLICY_KEY (another one takes a new start), then `cso retry --all`"),
+        (None, "no key is set: set the environment variable POLICY_KEY, start again, then `cso retry --all`"),
+    ],
+)
+async def test_a_refused_key_comes_with_the_steps_that_help_a_process_at_work(key: str | None, advice: str) -> None:
+    async with serve(failure(401)) as server, endpoint_for(server.url, api_key=key) as endpoint:
+        with pytest.raises(EndpointStopped) as caught:
+            await endpoint.complete(REQUEST, headers={})
+    assert f"the key was refused; {advice}" in str(caught.value)
+
+
 async def test_tokens_of_a_request_that_was_refused_for_its_length_are_there_for_the_next() -> None:
     long = ChatRequest(model="m", messages=(Message("user", "word " * 40_000),), temperature=0.0)
 
