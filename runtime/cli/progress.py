@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _REFRESH_S = 0.1
 _PLAIN_EVERY_S = 5.0
+_ROOM_FOR_BARS = 100
 
 
 @contextlib.asynccontextmanager
@@ -51,14 +52,17 @@ async def _bars(tally: Tally) -> None:
     await anyio.to_thread.run_sync(import_module, "rich.progress")
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
+    from rich.table import Column
 
+    console = Console(stderr=True)
     progress = Progress(
         TextColumn("{task.description:<13}"),
-        BarColumn(bar_width=28),
+        *([BarColumn(bar_width=28)] if console.width >= _ROOM_FOR_BARS else []),
         TextColumn("{task.completed:>6.0f}/{task.total:<6.0f}"),
         TextColumn("{task.fields[rate]:>8}"),
-        TextColumn("{task.fields[note]}", style="dim"),
-        console=Console(stderr=True),
+        # The numbers beside it are no use in parts.
+        TextColumn("{task.fields[note]}", style="dim", table_column=Column(overflow="fold")),
+        console=console,
         auto_refresh=False,
     )
     bars = _Bars(progress, tally)
