@@ -30,7 +30,9 @@ from runtime.service_manager import ServiceManager
 from runtime.spool import Spool
 from runtime.stopping import LAST_WORDS_S, Stop, staged_stop
 from runtime.teller import Teller
+from store.deliveries import count_owed
 from store.errors import StorageTroubleError
+from store.runs import differences, list_runs
 
 _log = get_logger("serve")
 Load = Callable[[], Settings]
@@ -86,6 +88,9 @@ async def serve(settings: Settings, environ: Mapping[str, str], load: Load) -> s
         DataLockedError: another process works on the data directory.
     """
     configure_logs(settings.log.level)
+    spool = Path(settings.queue.spool) if settings.queue.spool else None
+    if spool is not None and spool.exists() and not spool.is_dir():
+        raise ConfigError(f"queue.spool: {spool} is no folder")
     guard_own_process()
     manager = ServiceManager(environ)
     stop = Stop(grace=settings.run.stop_grace, tell=_log.warning)
@@ -101,13 +106,26 @@ async def serve(settings: Settings, environ: Mapping[str, str], load: Load) -> s
     ):
         reloader.begin(live)
         _log.info("ready", url=live.url)
+        await _tell_of_idle_runs(daemon)
         with stop.work:
             async with anyio.create_task_group() as tasks:
-                if settings.queue.spool:
-                    tasks.start_soon(Spool(Path(settings.queue.spool), daemon.control).run)
+                if spool is not None:
+                    tasks.start_soon(Spool(spool, daemon.control).run)
                 await daemon.work(until_drained=False)
     _log.info("stopped", signal=stop.signal.name if stop.signal else None)
     return stop.signal
+
+
+async def _tell_of_idle_runs(daemon: Daemon) -> None:
+    """Say which runs have work that is not done here, and why."""
+    for run in await list_runs(daemon.database):
+        if daemon.serves(run) or not await count_owed(daemon.database, [run.id]):
+            continue
+        if run.paused:
+            _log.warning("run is paused", run=run.name, next=f"`cso resume --run {run.name}`")
+        else:
+            changes = ", ".join(differences(run.identity, daemon.run.identity))
+            _log.warning("run left alone: it was begun with other settings", run=run.name, changed=changes)
 
 
 class _Reloader:

@@ -109,6 +109,16 @@ async def find_task(reader: Reader, run: int, name: str) -> int | None:
     return None if row is None else int(row["id"])
 
 
+async def is_cancelled(reader: Reader, run: str, name: str) -> bool:
+    """Whether a run's task of that name was given up."""
+    row = await reader.fetch_one(
+        "SELECT 1 FROM runs r JOIN tasks t ON t.run = r.id JOIN events e ON e.run = r.id AND e.task = t.id"
+        " WHERE r.name = ? AND t.name = ? AND e.kind = 'task-cancelled'",
+        (run, name),
+    )
+    return row is not None
+
+
 async def load_task(reader: Reader, identifier: int) -> Task:
     """The task of that id, which must exist."""
     row = await reader.fetch_one(_SELECT, (identifier,))

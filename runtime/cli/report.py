@@ -87,6 +87,8 @@ def pair_text(pair: Pair) -> str:
 
 def _rows(summary: Summary, currency: str) -> Iterator[tuple[str, str]]:
     done, branches, controls = summary.trajectories, summary.branches, summary.controls
+    if summary.paused:
+        yield "paused", f"left alone until `cso resume --run {summary.run}`"
     cancelled = f", {summary.tasks_cancelled} given up" if summary.tasks_cancelled else ""
     yield "tasks", f"{summary.tasks_finished} of {summary.tasks} finished{cancelled}"
     yield "trajectories", f"{done.success} success, {done.failure} failure{_errors(done.error)}"
@@ -108,8 +110,6 @@ def _rows(summary: Summary, currency: str) -> Iterator[tuple[str, str]]:
             "at rest",
             f"{counted(summary.resting_tasks, 'task')} whose own budget is spent: `cso tail --kind budget-spent`",
         )
-    if summary.paused:
-        yield "paused", "left alone until `cso resume`"
     if summary.resumed:
         yield "last resumed", _resumption(summary.resumed)
     if summary.owed:

@@ -15,16 +15,18 @@ def resume(
     json: JsonOption = False,
 ) -> None:
     """Take a paused run up again, from where it stood."""
-    run, is_served = anyio.run(_resume, settings_for(file, data), name)
+    run, is_served, is_daemon = anyio.run(_resume, settings_for(file, data), name)
     if json:
         write_json({"run": run, "paused": False, "serving": is_served})
     else:
         write_data(f"run {run} goes on" if is_served else f"run {run} is not paused any more")
-    if not is_served:
-        say("no daemon with the run's settings is at work: `cso serve` goes on with it")
+    if is_daemon and not is_served:
+        say("the daemon's settings are not those that the run was begun with: stop it, and serve with those")
+    elif not is_served:
+        say("no daemon is at work: under the settings that it was begun with, `cso serve` goes on with it")
 
 
-async def _resume(settings: Settings, name: str | None) -> tuple[str, bool]:
+async def _resume(settings: Settings, name: str | None) -> tuple[str, bool, bool]:
     run = await run_name(settings, name)
     async with reach(settings) as reached:
-        return run, await reached.control.resume(run)
+        return run, await reached.control.resume(run), reached.is_daemon

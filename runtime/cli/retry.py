@@ -11,6 +11,8 @@ from runtime.cli.reach import reach, run_name
 from runtime.cli.report import counted
 from runtime.config.settings import Settings
 from runtime.errors import ConfigError
+from store.database import Reader
+from store.tasks import is_cancelled
 
 
 def retry(
@@ -27,18 +29,25 @@ def retry(
     """
     if (task is not None) is everything:
         raise ConfigError("say what to try again: --task ID, or --all")
-    revived, is_daemon = anyio.run(_retry, settings_for(file, data), name, task)
+    revived, is_daemon, is_given_up = anyio.run(_retry, settings_for(file, data), name, task)
     if json:
         write_json({"run": name, "task": task, "deliveries": revived, "daemon": is_daemon})
     elif revived:
         write_data(f"{counted(revived, 'delivery', 'deliveries')} back in the queue")
+    elif is_given_up:
+        write_data(f"task {task} was given up: to have it done, submit it under another id, or in a new run")
     else:
         write_data("nothing was set aside" + ("; any endpoint that had stopped is asked again" if is_daemon else ""))
     if revived and not is_daemon:
         say("no daemon is at work: it is tried again by `cso serve`, or by the `cso run` that began it")
 
 
-async def _retry(settings: Settings, name: str | None, task: str | None) -> tuple[int, bool]:
+async def _retry(settings: Settings, name: str | None, task: str | None) -> tuple[int, bool, bool]:
     run = name if task is None and name is None else await run_name(settings, name)
     async with reach(settings) as reached:
-        return await reached.control.retry(run=run, task=task), reached.is_daemon
+        revived = await reached.control.retry(run=run, task=task)
+        is_daemon = reached.is_daemon
+    if revived or run is None or task is None:
+        return revived, is_daemon, False
+    async with Reader(settings.run.data) as reader:
+        return revived, is_daemon, await is_cancelled(reader, run, task)

@@ -55,8 +55,8 @@ def _run_changed(own: Fields) -> tuple[str, Tone]:
 
 def _resumed(own: Fields) -> tuple[str, Tone]:
     return (
-        f"went on after a stop: {own['deliveries']} deliveries owed; {own['trajectories']} rollouts under way"
-        f" with {own['steps']} steps and {own['calls']} paid replies kept",
+        f"went on after a stop: deliveries owed {own['deliveries']}; rollouts under way {own['trajectories']},"
+        f" of which {own['steps']} steps and {own['calls']} paid replies were kept",
         Tone.NOTE,
     )
 
@@ -107,7 +107,7 @@ def _task_finished(_own: Fields) -> tuple[str, Tone]:
 
 
 def _task_cancelled(own: Fields) -> tuple[str, Tone]:
-    return f"cancelled, {own['deliveries']} open deliveries dropped", Tone.BAD
+    return f"cancelled, open deliveries dropped: {own['deliveries']}", Tone.BAD
 
 
 def _delivery_failed(own: Fields) -> tuple[str, Tone]:

@@ -16,7 +16,7 @@ from runtime.control import Submitted
 from store.database import Reader
 from store.errors import NoDatabaseError
 from store.formats.task_files import TaskRecord
-from store.runs import find_run
+from store.runs import Run, find_run
 
 
 def submit(
@@ -37,7 +37,7 @@ def submit(
     """
     settings = settings_for(file, data, run=name)
     records, problems = read_all(tasks, strict=strict)
-    is_new = name is not None and not anyio.run(_has_run, settings.run.data, name)
+    is_new = name is not None and anyio.run(_found, settings.run.data, name) is None
     taken, is_daemon = anyio.run(_submit, settings, records, name, priority)
     if json:
         write_json({"run": taken.run, "new": taken.new, "known": taken.known, "daemon": is_daemon})
@@ -47,16 +47,19 @@ def submit(
     if taken.run != settings.run.name:
         ours = settings.run.name
         say(f"note: {taken.run} is the run that the daemon takes tasks for; the configuration names {ours}")
-    if taken.new and not is_daemon:
+    run = anyio.run(_found, settings.run.data, taken.run)
+    if taken.new and run is not None and run.paused:
+        say(f"note: the run is paused, and the tasks wait for `cso resume --run {run.name}`")
+    elif taken.new and not is_daemon:
         say(f"no daemon works on {settings.run.data}: the tasks wait for `cso serve`")
 
 
-async def _has_run(data: Path, name: str) -> bool:
+async def _found(data: Path, name: str) -> Run | None:
     try:
         async with Reader(data) as reader:
-            return await find_run(reader, name) is not None
+            return await find_run(reader, name)
     except NoDatabaseError:
-        return False
+        return None
 
 
 def _told(taken: Submitted, *, is_new: bool) -> str:

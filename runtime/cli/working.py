@@ -104,6 +104,7 @@ async def _show_progress(daemon: Daemon) -> None:
 def _say_what_was_resumed(event: Event) -> None:
     if isinstance(event, Resumed):
         say(
-            f"resumed: {event.deliveries} deliveries owed, {event.trajectories} rollouts under way"
+            f"resumed: {counted(event.deliveries, 'delivery', 'deliveries')} owed,"
+            f" {counted(event.trajectories, 'rollout')} under way"
             f" with {event.steps} steps and {event.calls} paid replies kept"
         )

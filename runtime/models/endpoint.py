@@ -63,7 +63,7 @@ class EndpointSnapshot:
 
     `calls` are calls of `complete`, `retried` their attempts beyond the first, `refused` the answers with which
     the server shed load (429, 503, 529). Where it is `stopped`, `reason` says why, and `until` (seconds since 1970)
-    is when a single call may try.
+    is when a single call may try; else `reason` says why it brings no replies, if it has brought none for a while.
     """
 
     in_flight: int
@@ -137,7 +137,7 @@ class Endpoint:
             retried=self._retried,
             calls=self._calls,
             stopped=self.is_stopped,
-            reason=stop.fault.reason if stop.fault else self._trouble.unreached,
+            reason=stop.fault.reason if stop.fault else self._trouble.reason,
             until=round(time.time() + stop.pause) if stop.fault else None,
         )
 

@@ -11,12 +11,14 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from runtime.clock import clock_time
+from runtime.models.faults import Reaction
 
 if TYPE_CHECKING:
     from runtime.models.faults import Fault
     from runtime.models.settings import EndpointSettings
 
 Tell = Callable[[str], None]
+_FAILURES_TO_TELL = 5
 
 
 def silent(_text: str) -> None:
@@ -39,9 +41,21 @@ class Trouble:
         self._told = _Told.NOTHING
         self.unreached: str | None = None
         """Why there is no connection, and since when, as long as there is none."""
+        self._failures = 0
+        self._failing = self._since = ""
+
+    @property
+    def reason(self) -> str | None:
+        """What the endpoint's trouble is, and since when: it is not reached, or has failed several times in a row."""
+        return self.unreached or (self._failing if self._failures >= _FAILURES_TO_TELL else None)
 
     def met(self, fault: Fault) -> None:
         """Note an attempt that brought no reply: whether the endpoint was reached at all."""
+        if fault.reaction is not Reaction.NEVER:  # which is about the request
+            status = f" (status {fault.status})" if fault.status is not None else ""
+            self._since = self._since if self._failures else clock_time(time.time())
+            self._failures += 1
+            self._failing = f"no reply since {self._since}: {fault.reason}{status}"
         if not fault.unreached:
             if fault.status is not None:
                 self._reached()
@@ -60,6 +74,7 @@ class Trouble:
 
     def over(self) -> None:
         """It has replied."""
+        self._failures = 0
         self._reached()
         if self._told is _Told.PAUSED:
             self._told = _Told.NOTHING

@@ -134,6 +134,29 @@ async def until_code_runs(daemon: ServeProcess) -> set[Any]:
     return found
 
 
+async def test_a_start_says_which_runs_have_work_that_is_not_done_and_why(data: Path) -> None:
+    async with scripted_models(SCRIPT.answer) as models:
+        environ = environ_for(models.url, data)
+        tasks = await anyio.to_thread.run_sync(write_tasks, data.parent / "tasks.jsonl", ["a"])
+        for name in ("old", "paused"):
+            assert (await cso("submit", tasks, "--run", name, environ=environ)).status == 0
+        assert (await cso("pause", "--run", "paused", environ=environ)).status == 0
+        async with serve("--run", "new", environ={**environ, "CSO_RUN__SEED": "5"}) as daemon:
+            left = await daemon.said("run left alone: it was begun with other settings", run="old")
+            assert left["changed"] == "run.seed"
+            told = await daemon.said("run is paused", run="paused")
+            assert told["next"].startswith("`cso resume --run paused")
+            daemon.send(signal.SIGTERM)
+            assert await daemon.ended() == 0
+
+
+async def test_a_spool_that_is_no_folder_is_a_mistake_of_the_configuration(data: Path) -> None:
+    (data.parent / "spool").touch()
+    ran = await cso("serve", "--spool", data.parent / "spool", environ=environ_for("http://127.0.0.1:9/v1", data))
+    assert ran.status == 2
+    assert f"error: queue.spool: {data.parent / 'spool'} is no folder" in ran.said
+
+
 async def test_a_second_signal_stops_at_once(data: Path) -> None:
     gate = Gate("plan")
     async with scripted_models(gate.answer) as models:

@@ -212,7 +212,10 @@ async def test_a_paused_run_is_left_alone_over_restarts_until_it_is_resumed(data
         assert status.json["runs"][0]["paused"] is True
         assert status.json["daemon"]["serving"] == []
         assert status.json["daemon"]["paused"] == ["default"]
-        assert (await at.cso("submit", at.tasks("c"))).status == 0
+        assert "left alone until `cso resume --run default" in (await at.cso("status")).output
+        taken = await at.cso("submit", at.tasks("c"))
+        assert (taken.status, taken.output) == (0, "1 task taken into run default\n")
+        assert "note: the run is paused, and the tasks wait for `cso resume --run default" in taken.said
         resumed = await at.cso("resume")
         assert (resumed.status, resumed.output, resumed.said) == (0, "run default goes on\n", "")
         await at.until_finished("a", "b", "c")
@@ -231,6 +234,16 @@ async def test_status_says_which_run_the_daemon_leaves_alone_and_what_to_do(data
     assert "left alone" not in ours
     assert "left alone" in old
     assert "serve with those, or with `--run old --accept-changes`" in old
+
+
+async def test_a_run_that_is_resumed_where_the_daemon_has_other_settings_is_told_so(data: Path) -> None:
+    async with desk(data.parent, with_daemon=False) as at:
+        await at.cso("submit", at.tasks("a"), "--run", "old")
+        await at.cso("pause", "--run", "old")
+    async with desk(data.parent, with_daemon=True, more="[agent]\nmax_steps = 5\n") as at:
+        resumed = await at.cso("resume", "--run", "old")
+        assert resumed.output == "run old is not paused any more\n"
+        assert "stop it, and serve with those" in resumed.said
 
 
 async def until_paused(data: Path) -> None:
@@ -265,6 +278,8 @@ async def test_a_cancelled_task_is_given_up_and_the_others_go_on(data: Path) -> 
         (run,) = (await at.cso("status", "--json")).json["runs"]
         assert (run["tasks"], run["tasks_finished"], run["tasks_cancelled"], run["owed"]) == (2, 1, 1, 0)
         assert "1 of 2 finished, 1 given up" in (await at.cso("status")).output
+        hint = "task a was given up: to have it done, submit it under another id, or in a new run\n"
+        assert (await at.cso("retry", "--task", "a")).output == hint
     assert {ask.task for ask in at.models.asks[2:]} == {"b"}
 
 

@@ -616,6 +616,22 @@ async def test_people_are_told_once_that_an_endpoint_cannot_be_reached_and_once_
     assert found == f"the policy endpoint at {server.url} can be reached again"
 
 
+async def test_whoever_looks_learns_that_an_endpoint_fails_once_it_has_several_times_in_a_row() -> None:
+    troubles = (failure(500), failure(400), failure(500), failure(503), failure(500))
+    async with serve(*troubles, failure(429), GOOD) as server, endpoint_for(server.url, attempts=1) as endpoint:
+        for _ in troubles:
+            assert endpoint.snapshot().reason is None
+            with pytest.raises(ModelError):
+                await endpoint.complete(REQUEST, headers={})
+        with pytest.raises(EndpointUnavailable):
+            await endpoint.complete(REQUEST, headers={})
+        seen = endpoint.snapshot()
+        assert re.fullmatch(r"no reply since \d\d:\d\d: rate limited \(status 429\)", seen.reason or "")
+        assert not seen.stopped
+        await endpoint.complete(REQUEST, headers={})
+        assert endpoint.snapshot().reason is None
+
+
 async def test_an_endpoint_that_has_replied_and_is_gone_is_asked_by_single_calls_less_and_less_often(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
