@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import math
 import os
 import platform
 import sqlite3
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +26,17 @@ ROUNDS = 3
 """How often what takes seconds is measured, of which the best counts: what else a machine does comes in waves."""
 
 _TICK_S = 0.005
+_LOOP_S = 0.5
+_LOOP = f"""
+import os, sys, time
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {{int(sys.argv[1])}})
+done, end = 0, time.perf_counter() + {_LOOP_S}
+while time.perf_counter() < end:
+    for _ in range(10_000):
+        done += 1
+print(done)
+"""
 _CORES = frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else frozenset[int]()
 
 
@@ -107,6 +120,7 @@ def unpin() -> None:
 
 def machine() -> dict[str, object]:
     """The facts of the machine without which a figure means little."""
+    cores = sorted(_CORES) or [0]
     return {
         "processor": _processor(),
         "cores": len(_CORES) or os.cpu_count(),
@@ -115,8 +129,26 @@ def machine() -> dict[str, object]:
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
         "fsync_ms": round(fsync_ms(), 2),
+        "pace": round(pace(cores[:1]), 1),
+        "pace_of_all_at_once": round(pace(cores), 1),
         "load": os.getloadavg()[0],
     }
+
+
+def pace(cores: Sequence[int]) -> float:
+    """Millions of steps of a loop in Python that a core does in a second, while all of these do them; their mean.
+
+    Virtual cores may be two halves of one, and a host may be busy: the same machine is not as fast every minute.
+    """
+    with contextlib.ExitStack() as stack:
+        loops = [
+            stack.enter_context(
+                subprocess.Popen([sys.executable, "-c", _LOOP, str(core)], stdout=subprocess.PIPE, text=True)
+            )
+            for core in cores
+        ]
+        done = [int(loop.communicate()[0]) for loop in loops]
+    return sum(done) / len(done) / _LOOP_S / 1e6
 
 
 def fsync_ms(rounds: int = 50) -> float:
