@@ -46,7 +46,9 @@ async def apply_settings(daemon: Daemon, wanted: Settings, environ: Mapping[str,
         ConfigError: what the daemon would work by cannot be; nothing has changed.
         StorageTroubleError: what has been bought cannot be read for now; likewise.
     """
-    old, new = flatten(daemon.settings), flatten(wanted)
+    # A table without entries is none: its entries say what changed.
+    both = (daemon.settings, wanted)
+    old, new = ({key: value for key, value in flatten(one).items() if value != {}} for one in both)
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     free = [key for key in changed if _may_change(key)]
     settings = _taking_over(daemon.settings, wanted, free)

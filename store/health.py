@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from store.database import FILE_NAME, reading_uri
-from store.errors import StorageTroubleError
+from store.errors import DamagedDatabaseError, StorageTroubleError
 from store.lock import DataLock
 from store.migrations import migration_steps
 from store.retention import BlobSet, references, unreferenced
@@ -66,17 +66,22 @@ Check: TypeAlias = Callable[[Patient], Iterator[Finding]]
 
 
 def examine(patient: Patient, checks: tuple[Check, ...]) -> Iterator[Finding]:
-    """Make checks in order; one that cannot read what it needs says so, and the others go on."""
+    """Make checks in order; what keeps one from reading is said once for all, and the others go on."""
+    told: set[str] = set()
     for check in checks:
         name = check.__name__.removeprefix("check_").replace("_", " ")
         try:
             yield from check(patient)
         except (sqlite3.Error, OSError, ValueError) as error:
             wrong = storage_error(error, patient.file)
+            text, next_step = str(wrong or error), _RESTORE
             if isinstance(wrong, StorageTroubleError):
-                yield Finding(check=name, level="fail", text=wrong.what, next_step=wrong.next_step)
-            else:
-                yield Finding(check=name, level="fail", text=str(wrong or error), next_step=_RESTORE)
+                text, next_step = wrong.what, wrong.next_step
+            elif isinstance(wrong, DamagedDatabaseError):
+                text = f"{wrong.file} is damaged ({wrong.reason})"  # the rest of its message leads here
+            if text not in told:
+                told.add(text)
+                yield Finding(check=name, level="fail", text=text, next_step=next_step)
 
 
 _RESTORE = "put a backup in its place, or save what can be read with `sqlite3 cso.sqlite3 .recover`"

@@ -54,7 +54,8 @@ def test_a_damaged_database_exits_with_1_and_names_the_next_step(folder: Path) -
     (folder / FILE_NAME).write_bytes(b"x" * 8192)
     result = doctor("--data", str(folder))
     assert (result.returncode, result.stderr) == (1, "")
-    assert "FAIL  integrity" in result.stdout
+    assert "FAIL  version     " in result.stdout
+    assert result.stdout.count("is damaged (file is not a database)") == 1
     assert "→ put a backup in its place" in result.stdout
 
 

@@ -123,6 +123,7 @@ async def test_prices_hold_for_calls_from_then_on() -> None:
         prices = {f"sim-{role}": price for role in ("policy", "expert", "prm")}
         done = await apply_settings(daemon, work.settings(prices=prices, budget__calls=0), {})
         assert done.refused == {}
+        assert set(done.applied) == {"budget.calls", *(f"prices.{model}.{key}" for model in prices for key in price)}
         await work.until(TaskFinished, len(WORLD.tasks))
         rows = await daemon.database.fetch("SELECT cost IS NULL AS free FROM calls ORDER BY id")
     assert {row["free"] for row in rows[:10]} == {1}
