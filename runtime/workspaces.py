@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
 import stat
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -23,6 +22,7 @@ from runtime.clock import loop_time
 from runtime.errors import ConfigError, CsoError, InfrastructureError
 from runtime.logs import get_logger
 from runtime.sandbox import closed_folder
+from runtime.sandbox.child import tree
 from store.blobs import decode_blob
 from store.database import Reader
 from store.manifests import Entry, FileEntry, FolderEntry, LinkEntry, Manifest
@@ -31,6 +31,8 @@ from store.trouble import free_bytes
 
 T = TypeVar("T")
 _REMOVE_DEADLINE_S = 60.0
+_MOST_LEVELS = 100
+_LONGEST_PATH = 2048  # of the 4,096 bytes that the system takes, with the way to the workspace
 # With less than this on the disk, code may have failed for want of it.
 _ROOM_BYTES = 1 << 20
 _log = get_logger("workspaces")
@@ -179,7 +181,7 @@ class Workspaces:
 
     async def remove(self) -> None:
         """Remove the folder and all in it."""
-        await anyio.to_thread.run_sync(lambda: shutil.rmtree(self._root, ignore_errors=True))
+        await anyio.to_thread.run_sync(_try_to_remove, self._root)
 
     async def clear(self) -> None:
         """Remove what an earlier process left behind: the manifests in the store are what counts."""
@@ -197,10 +199,12 @@ class Workspaces:
                 await anyio.to_thread.run_sync(_make_anew, path)
             yield Workspace(path, self._limits)
         finally:
-            if not _is_done(path.rmdir):
-                with anyio.CancelScope(shield=True, deadline=loop_time() + _REMOVE_DEADLINE_S):
-                    await anyio.to_thread.run_sync(_try_to_remove, path)
-            self._open.discard(name)
+            try:
+                if not _is_done(path.rmdir):
+                    with anyio.CancelScope(shield=True, deadline=loop_time() + _REMOVE_DEADLINE_S):
+                        await anyio.to_thread.run_sync(_try_to_remove, path)
+            finally:
+                self._open.discard(name)
 
 
 def _is_done(change: Callable[[], None]) -> bool:
@@ -229,7 +233,11 @@ def _is_empty(folder: Path) -> bool:
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Files and links below a folder, and folders that hold nothing; never through a link."""
+    """Files and links below a folder, and folders that hold nothing; never through a link.
+
+    Raises:
+        WorkspaceTooLargeError: there are folders in folders beyond what can be restored anywhere.
+    """
     folders = [root]
     while folders:
         folder = folders.pop()
@@ -239,9 +247,19 @@ def _walk(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
             yield folder, folder.lstat()
         for entry in found:
             if entry.is_dir(follow_symlinks=False):
-                folders.append(Path(entry.path))
+                below = Path(entry.path)
+                _check_depth(below.relative_to(root))
+                folders.append(below)
             elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
                 yield Path(entry.path), entry.stat(follow_symlinks=False)
+
+
+def _check_depth(folder: Path) -> None:
+    if len(folder.parts) > _MOST_LEVELS or len(os.fsencode(folder)) > _LONGEST_PATH:
+        raise WorkspaceTooLargeError(
+            f"the working directory holds folders more than {_MOST_LEVELS} deep,"
+            f" or paths of more than {_LONGEST_PATH} bytes"
+        )
 
 
 def _opened(path: Path, opener: Callable[[Path], T]) -> T:
@@ -289,6 +307,8 @@ def _try_to_remove(path: Path) -> None:
     """Remove a workspace that nobody needs any more: a rollout that has ended well does not fail over it."""
     try:
         _remove(path)
+    except FileNotFoundError:
+        pass
     except OSError as error:
         _log.info("a workspace could not be removed and is left for later", folder=str(path), error=str(error))
 
@@ -298,6 +318,4 @@ def _remove(path: Path) -> None:
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
         return
-    for folder, _names, _files in os.walk(path):
-        Path(folder).chmod(stat.S_IRWXU)
-    shutil.rmtree(path)
+    tree.remove(str(path), _REMOVE_DEADLINE_S)

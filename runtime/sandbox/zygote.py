@@ -17,6 +17,7 @@ import orjson
 
 from runtime.errors import InfrastructureError
 from runtime.logs import get_logger
+from runtime.sandbox.child import tree
 from runtime.sandbox.footing import Footing
 from store.jsontypes import JsonValue
 
@@ -26,6 +27,7 @@ _START_S = 30.0
 _SEND_S = 30.0
 _STOP_S = 30.0
 _KILL_S = 5.0
+_REMOVE_S = 10.0
 _MAX_GREETING = 1 << 16
 _PATH = "/usr/local/bin:/usr/bin:/bin"
 _HERE = Path(__file__).parent
@@ -153,7 +155,8 @@ class ZygoteHandle:
             self.destroy()
             await self.ends_within(_KILL_S)
         # The zygote removes it, if it gets to that.
-        await anyio.to_thread.run_sync(lambda: shutil.rmtree(self._scratch, ignore_errors=True))
+        with contextlib.suppress(OSError):
+            await anyio.to_thread.run_sync(tree.remove, str(self._scratch), _REMOVE_S)
 
     async def ends_within(self, seconds: float) -> bool:
         """Whether it ends in so many seconds, or has."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
+import anyio
 import pytest
 from structlog.testing import capture_logs
 
+from runtime.sandbox.child import tree
 from runtime.workspaces import Workspace, WorkspaceLimits, Workspaces, WorkspaceTooLargeError
 from store.database import Database
 
@@ -52,13 +53,13 @@ def snapshot(folder: Path) -> dict[str, object]:
 async def test_a_workspace_that_could_not_be_removed_is_empty_when_it_is_opened_again(
     workspaces: Workspaces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(path: Path) -> None:
-        raise OSError(errno.EMFILE, "Too many open files", str(path))
+    def refuse(path: str, _seconds: float) -> None:
+        raise OSError(errno.EMFILE, "Too many open files", path)
 
     with capture_logs() as said, monkeypatch.context() as patched:
         async with workspaces.open("a") as workspace:
             (workspace.path / "left").write_text("behind")
-            patched.setattr(shutil, "rmtree", refuse)
+            patched.setattr(tree, "remove", refuse)
     assert (workspace.path / "left").exists()
     assert [(line["log_level"], line["folder"]) for line in said] == [("info", str(workspace.path))]
     async with workspaces.open("a") as again:
@@ -143,6 +144,51 @@ async def test_files_without_permissions_are_captured_and_removed(database: Data
         folder.chmod(0)
         assert await keep(workspace, database) is not None
     assert not workspace.path.exists()
+
+
+def nest(folder: Path, names: Iterable[str]) -> None:
+    """Make folders in folders, which no path may be long enough to name."""
+    here = os.open(folder, os.O_RDONLY)
+    try:
+        for name in names:
+            os.mkdir(name, 0o500, dir_fd=here)
+            os.chmod(name, 0o700, dir_fd=here)
+            below = os.open(name, os.O_RDONLY, dir_fd=here)
+            os.close(here)
+            here = below
+        os.close(os.open("file", os.O_CREAT, 0o600, dir_fd=here))
+    finally:
+        os.close(here)
+
+
+@pytest.mark.parametrize("names", [["d"] * 101, ["d" * 200] * 30, ["d"] * 3000])
+async def test_folders_that_are_too_deep_are_refused_and_removed(
+    database: Database, workspaces: Workspaces, names: list[str]
+) -> None:
+    for _ in range(2):
+        async with workspaces.open("a") as workspace:
+            nest(workspace.path, names)
+            with pytest.raises(WorkspaceTooLargeError, match="more than 100 deep, or paths of more than 2048 bytes"):
+                await workspace.capture()
+            await workspace.restore(database, None)
+            assert not await anyio.Path(workspace.path / names[0]).exists()
+            nest(workspace.path, names)
+        assert not await anyio.Path(workspace.path).exists()
+    root = workspace.path.parent
+    nest(root, names)
+    await workspaces.clear()
+    assert [path async for path in anyio.Path(root).iterdir()] == []
+
+
+async def test_folders_as_deep_as_may_be_come_back(database: Database, workspaces: Workspaces) -> None:
+    async with workspaces.open("a") as workspace:
+        nest(workspace.path, ["d" * 19] * 100)
+        capture = await workspace.capture()
+        manifest, blob = await database.write(capture.store)
+        workspace.remember(capture, manifest)
+        await workspace.restore(database, None)
+        await workspace.restore(database, blob)
+        assert await anyio.Path(workspace.path.joinpath(*["d" * 19] * 100, "file")).is_file()
 
 
 async def test_too_many_files_and_too_many_bytes_are_refused(workspaces: Workspaces) -> None:

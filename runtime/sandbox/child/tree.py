@@ -80,6 +80,21 @@ def empty(folder: int, seconds: float) -> None:
                 return
 
 
+def remove(path: str, seconds: float) -> None:
+    """Remove a folder and all that is in it, however deep; after so many seconds the rest stays.
+
+    Raises:
+        OSError: something stayed, or there is no such folder.
+    """
+    os.chmod(path, stat.S_IRWXU)  # noqa: PTH101 - no pathlib in what every execution runs
+    folder = open_folder(path)
+    try:
+        empty(folder, seconds)
+    finally:
+        os.close(folder)
+    os.rmdir(path)  # noqa: PTH106 - likewise
+
+
 def _dissolve(name: str, top: int, fresh: Iterator[str]) -> None:
     """Remove a folder right below the top after moving the folders in it up: so no depth is too deep."""
     os.chmod(name, stat.S_IRWXU, dir_fd=top)

@@ -160,12 +160,7 @@ class Zygote:
 def _remove(path: str) -> None:
     """Remove a folder of temporary files, if it is there and little enough is in it."""
     with contextlib.suppress(OSError):
-        folder = tree.open_folder(path)
-        try:
-            tree.empty(folder, _CLEAN_S)
-        finally:
-            os.close(folder)
-        os.rmdir(path)  # noqa: PTH106 - as a supervisor would
+        tree.remove(path, _CLEAN_S)
 
 
 def main(settings: dict[str, Any]) -> None:
