@@ -343,7 +343,8 @@ class Endpoint:
 
     def _is_gone(self, fault: Fault) -> bool:
         """Whether there is no connection any more to what has replied before: an address that is wrong never did."""
-        return self._has_replied and fault.unreached
+        # The fault may be one that the call met at another replica.
+        return self._has_replied and fault.unreached and self._trouble.unreached is not None
 
     def _gone(self, call: Call, fault: Fault) -> ModelError:
         """Ask no more until it may have come back, less often the longer that takes; what the call ends with."""

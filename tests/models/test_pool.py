@@ -466,6 +466,31 @@ async def test_a_call_for_which_the_only_other_replica_has_no_time_has_not_been_
         assert ends == dict.fromkeys(homes, EndpointUnavailable)
 
 
+async def test_a_replica_without_room_is_not_gone_because_another_one_is() -> None:
+    each: dict[str, Any] = {
+        "name": "policy",
+        "attempts": 99,
+        "backoff": 0.01,
+        "backoff_max": 0.01,
+        "max_in_flight": 1,
+    }
+    async with AsyncExitStack() as while_it_lasts, serve(GOOD) as full:
+        gone = await while_it_lasts.enter_async_context(serve(GOOD))
+        settings = [EndpointSettings(base_url=at.url, timeout=0.5, deadline=0.5, **each) for at in (gone, full)]
+        async with Pool(settings) as pool:
+            for replica in pool._replicas:
+                await replica.endpoint.complete(REQUEST, headers={})
+            await while_it_lasts.aclose()
+            _, at_full = (replica.endpoint for replica in pool._replicas)
+            permit = await at_full._limiter.acquire(deadline=anyio.current_time() + DEADLINE_S)
+            for _ in range(2):  # the first time, a connection that was kept alive is found closed
+                with anyio.fail_after(DEADLINE_S), pytest.raises(ModelError):
+                    await pool.complete(REQUEST, headers={})
+            assert not at_full.is_stopped
+            assert permit is not None
+            permit.release()
+
+
 async def test_when_all_replicas_refuse_the_key_the_role_is_stopped_until_it_is_to_be_asked_again() -> None:
     async with bench(failure(401), failure(401)) as two:
         for _ in range(3):
