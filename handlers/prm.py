@@ -37,8 +37,7 @@ class StepScorer:
             InfrastructureError: the PRM could not be reached.
         """
         recent, whole = self.recent, self._messages(action)
-        shortened = self._shortened(whole)
-        self.recent = shortened
+        shortened = self.recent = self._shortened(whole)
         # What is too long is an estimate that grows better: work that is done again must not decide anew.
         place = self.journal.place(
             role="prm", module="score", step=self.index, ordinal=POLICY_ORDINAL * self.attempts

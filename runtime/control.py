@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import anyio
 
 from runtime.config.settings import Settings
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, CsoError
 from runtime.runs import open_run
 from store.database import Database
 from store.deliveries import cancel_deliveries, revive_deliveries
@@ -129,13 +129,20 @@ class LocalControl:
         self._ask_again = ask_again
 
     async def submit(self, records: Sequence[TaskRecord], *, run: str | None = None, priority: int = 0) -> Submitted:
-        """Take tasks into the queue, on an error none; see Control."""
+        """Take tasks into the queue, where one has changed none; see Control.
+
+        A note on another error says how many of them were taken before it.
+        """
         name = run or self._settings.run.name
         unknown, new = await self._unknown(records, name), 0
         if not unknown:
             await self.take((), run=name)  # tasks that are known are a reason to begin or take up a run, too
-        async for parcels in read_parcels(unknown):
-            new += (await self.take(parcels, run=name, priority=priority)).new
+        try:
+            async for parcels in read_parcels(unknown):
+                new += (await self.take(parcels, run=name, priority=priority)).new
+        except CsoError as error:
+            note_taken(error, new)
+            raise
         return Submitted(run=name, new=new, known=len(records) - new)
 
     async def take(self, parcels: Sequence[Parcel], *, run: str | None = None, priority: int = 0) -> Submitted:
@@ -169,7 +176,7 @@ class LocalControl:
                 known = digests.get(record.name)
                 if known is None:
                     unknown.append(record)
-                elif known != task_digest(record, await _read_file(record)):
+                elif known != await _digest(record):
                     raise ChangedTaskError(record.name)
         return unknown
 
@@ -238,6 +245,12 @@ class LocalControl:
         return identifier
 
 
+def note_taken(error: CsoError, number: int) -> None:
+    """Have an error say that so many of the tasks that were handed in were taken before it."""
+    if number:
+        error.add_note(f"{number} of the tasks were taken before that, and stay")
+
+
 async def read_parcels(records: Sequence[TaskRecord]) -> AsyncIterator[list[Parcel]]:
     """The tasks with the contents of their files, in batches that are small enough to be held in memory.
 
@@ -255,6 +268,12 @@ async def read_parcels(records: Sequence[TaskRecord]) -> AsyncIterator[list[Parc
             batch, size = [], 0
     if batch:
         yield batch
+
+
+async def _digest(record: TaskRecord) -> bytes:
+    if record.file is None:
+        return task_digest(record, ())
+    return await anyio.to_thread.run_sync(task_digest, record, await _read_file(record))
 
 
 async def _read_file(record: TaskRecord) -> tuple[TaskFile, ...]:

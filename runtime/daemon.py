@@ -72,6 +72,7 @@ class Daemon:
         return LocalControl(self.database, self.settings, bus=self.bus, serves=self.serves, ask_again=self._ask_again)
 
     def _ask_again(self) -> None:
+        self.services.models.given_up.clear()
         for pool in self.endpoints.values():
             pool.ask_again()
 

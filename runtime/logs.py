@@ -47,7 +47,6 @@ def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
 
 def configure_logs(level: str) -> None:
     """Send the log to stderr from `level` (debug, info, warning, error) up."""
-    stderr.hold_up_nothing()
     is_terminal = sys.stderr.isatty()
     # On a terminal the time is that of whoever sits there, and the line has little room.
     clock = structlog.processors.TimeStamper(fmt="%H:%M:%S" if is_terminal else "iso", utc=not is_terminal)
@@ -88,7 +87,7 @@ class _Lines:
         """Write a line if that can be, behind a word about those that could not."""
         if _Lines.left_out and stderr.takes_more():
             lines, _Lines.left_out = _Lines.left_out, 0
-            get_logger("log").warning("lines were left out that stderr did not take", lines=lines)
+            get_logger("log").error("lines were left out that stderr did not take", lines=lines)
             if _Lines.left_out:  # this one as well
                 _Lines.left_out = lines
         _Lines.left_out += not stderr.write_line(message)

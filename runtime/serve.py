@@ -28,6 +28,7 @@ from runtime.reload import Reloaded, apply_settings
 from runtime.sandbox import guard_own_process
 from runtime.service_manager import ServiceManager
 from runtime.spool import Spool
+from runtime.stderr import stderr
 from runtime.stopping import LAST_WORDS_S, Stop, staged_stop
 from runtime.teller import Teller
 from store.deliveries import count_owed
@@ -97,22 +98,23 @@ async def serve(settings: Settings, environ: Mapping[str, str], load: Load) -> s
     reloader = _Reloader(stop, environ, load, manager)
     stop.on_hangup = reloader.reload
     teller = Teller()
-    _log.info("starting", data=str(settings.run.data), pid=os.getpid())
-    async with (
-        staged_stop(stop),
-        open_daemon(settings, environ, every_run=True, watchers=[teller.note]) as daemon,
-        around(daemon, stop, environ, api=settings.api, manager=manager) as live,
-        teller.telling(daemon.database),
-    ):
-        reloader.begin(live)
-        _log.info("ready", url=live.url)
-        await _tell_of_idle_runs(daemon)
-        with stop.work:
-            async with anyio.create_task_group() as tasks:
-                if spool is not None:
-                    tasks.start_soon(Spool(spool, daemon.control).run)
-                await daemon.work(until_drained=False)
-    _log.info("stopped", signal=stop.signal.name if stop.signal else None)
+    with stderr.holding_up_nothing():
+        _log.info("starting", data=str(settings.run.data), pid=os.getpid())
+        async with (
+            staged_stop(stop),
+            open_daemon(settings, environ, every_run=True, watchers=[teller.note]) as daemon,
+            around(daemon, stop, environ, api=settings.api, manager=manager) as live,
+            teller.telling(daemon.database),
+        ):
+            reloader.begin(live)
+            _log.info("ready", url=live.url)
+            await _tell_of_idle_runs(daemon)
+            with stop.work:
+                async with anyio.create_task_group() as tasks:
+                    if spool is not None:
+                        tasks.start_soon(Spool(spool, daemon.control).run)
+                    await daemon.work(until_drained=False)
+        _log.info("stopped", signal=stop.signal.name if stop.signal else None)
     return stop.signal
 
 

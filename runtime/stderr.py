@@ -6,13 +6,15 @@ further line would stop the event loop with all that it has at work.
 
 from __future__ import annotations
 
+import contextlib
 import select
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
-# At most 4 bytes each: a pipe that takes anything takes PIPE_BUF bytes.
-_CHARACTERS = 1000
+# At most 10 bytes each, as one that must be written as \\U0001f600: a pipe that takes anything takes PIPE_BUF bytes.
+_CHARACTERS = 400
 _PATIENCE_MS = 50
 _IMPATIENT_S = 1.0
 
@@ -20,32 +22,32 @@ _IMPATIENT_S = 1.0
 class Stderr:
     """Whatever `sys.stderr` is at the time: a progress display puts something there that writes above its bars.
 
-    Until `hold_up_nothing` is called, as in a command that has nothing else to do, lines wait until they are taken.
+    Outside of `holding_up_nothing`, as in a command that has nothing else to do, lines wait until they are taken.
     """
 
     def __init__(self) -> None:
         self._is_at_work = False
         self._impatient_until = 0.0
         self._is_cut = False
-        self._writing = threading.Lock()
+        self._writing = threading.RLock()  # a finaliser may have something to say at any time
 
-    def hold_up_nothing(self) -> None:
-        """From now on, leave out what is not taken soon."""
+    @contextlib.contextmanager
+    def holding_up_nothing(self) -> Iterator[None]:
+        """While the block works, leave out what is not taken soon."""
         self._is_at_work = True
+        try:
+            yield
+        finally:
+            self._is_at_work = False
 
     def write_line(self, line: str) -> bool:
         """Write a line; whether that could be done."""
         with self._writing:
             text = f"\n{line}\n" if self._is_cut else f"{line}\n"
-            try:
-                for start in range(0, len(text), _CHARACTERS):
-                    if not self.takes_more():
-                        self._is_cut |= start > 0
-                        return False
-                    sys.stderr.write(text[start : start + _CHARACTERS])
-                    sys.stderr.flush()
-            except (OSError, ValueError):  # a terminal that was closed, a reader that has left, a full disk
-                return False
+            for start in range(0, len(text), _CHARACTERS):
+                if not (self.takes_more() and _wrote(text[start : start + _CHARACTERS])):
+                    self._is_cut |= start > 0
+                    return False
             self._is_cut = False
             return True
 
@@ -62,6 +64,15 @@ class Stderr:
             return True
         self._impatient_until = max(self._impatient_until, now + _IMPATIENT_S)
         return False
+
+
+def _wrote(text: str) -> bool:
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except (OSError, ValueError):  # a terminal that was closed, a reader that has left, a full disk
+        return False
+    return True
 
 
 stderr = Stderr()

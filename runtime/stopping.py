@@ -63,13 +63,13 @@ class Stop:
                 async for number in received:
                     if number == signal.SIGHUP and self.on_hangup is not None:
                         tasks.start_soon(self._hang_up)
-                    elif self.signal is not None:
-                        self._end_at_once(number)
-                    else:
+                    elif self.signal is None:
                         self.signal = number
                         self.on_stop()
                         self.work.cancel()
                         tasks.start_soon(self._wait)
+                    elif number != signal.SIGHUP:  # which kernel and shell send one after the other
+                        self._end_at_once(number)
 
     def _end_at_once(self, number: signal.Signals) -> None:
         """End the process without any cleanup that could wait for something, and say what that costs."""

@@ -186,7 +186,12 @@ class Workspaces:
     async def clear(self) -> None:
         """Remove what an earlier process left behind: the manifests in the store are what counts."""
         await self.remove()
-        await anyio.to_thread.run_sync(lambda: self._root.mkdir(parents=True, mode=0o711))
+        await anyio.to_thread.run_sync(self._make_root)
+
+    def _make_root(self) -> None:
+        # What could not be removed in time may be there still; no workspace begins with it.
+        self._root.mkdir(parents=True, exist_ok=True)
+        self._root.chmod(0o711)
 
     @contextlib.asynccontextmanager
     async def open(self, name: str) -> AsyncIterator[Workspace]:

@@ -20,7 +20,7 @@ async def judge_answer(services: Services, trajectory: Trajectory, task: Task, a
     Raises:
         InfrastructureError: the judge could not be reached, or a content filter kept it from answering: then nothing
             is known.
-        UnrepeatableError: it gave no readable verdict, nor has before. Whoever comes again asks for new ones.
+        UnrepeatableError: it gave no readable verdict. New ones are asked for once a person has said retry.
     """
     gold = task.answer
     assert gold is not None  # tasks without an answer are refused when they are handed in
@@ -30,8 +30,9 @@ async def judge_answer(services: Services, trajectory: Trajectory, task: Task, a
         return "failure"
     journal = await services.models.journal(trajectory, task)
     messages = judge_messages(task.question, gold, answer)
-    attempt = 0
-    while journal.bought < _ATTEMPTS:
+    attempt, given_up = 0, services.models.given_up
+    # Those that an earlier delivery got are read again first.
+    while trajectory.id not in given_up and not (journal.bought and attempt % _ATTEMPTS == 0):
         # A refusal is no verdict, so nothing has come of it that would have to be met again.
         reply = await journal.ask(
             role="judge",
@@ -45,7 +46,8 @@ async def judge_answer(services: Services, trajectory: Trajectory, task: Task, a
         if verdict is not None:
             return "success" if verdict else "failure"
         attempt += 1
+    given_up.add(trajectory.id)
     raise UnrepeatableError(
-        f"the judge gave no readable verdict in {attempt} attempts on {trajectory.label}: "
+        f"the judge gave no readable verdict on {trajectory.label}, asked {_ATTEMPTS} times: "
         'take another model for it, or set judge.method = "exact"'
     )

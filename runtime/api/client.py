@@ -12,7 +12,7 @@ import aiohttp
 import orjson
 
 from runtime.api.bodies import write_tasks_body
-from runtime.control import Submitted, UnknownNameError, read_parcels
+from runtime.control import Submitted, UnknownNameError, note_taken, read_parcels
 from runtime.errors import ConfigError, CsoError
 from store.formats.task_files import TaskRecord
 from store.jsontypes import JsonValue
@@ -48,8 +48,7 @@ class RemoteControl:
             try:
                 answer = await self._post("/v1/tasks", write_tasks_body(parcels, run=run, priority=priority))
             except CsoError as error:
-                if new:
-                    error.add_note(f"{new} of the tasks were taken before that, and stay")
+                note_taken(error, new)
                 raise
             new, taker = new + cast("int", answer["new"]), cast("str", answer["run"])
         return Submitted(run=taker, new=new, known=len(records) - new)

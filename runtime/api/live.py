@@ -63,6 +63,7 @@ async def live_status(live: Live) -> dict[str, JsonValue]:
         "state": live.state,
         "trouble": described(daemon.database.trouble) if daemon.database.trouble else None,
         "data": str(daemon.settings.run.data.absolute()),
+        "every_run": daemon.every_run,
         "serving": [run.name for run in runs if run.id in daemon.bus.runs],
         "held": [run.name for run in runs if run.id in daemon.bus.held],
         "paused": [run.name for run in runs if run.paused],

@@ -100,7 +100,7 @@ def _endpoint(endpoint: Facts) -> str:
 
 def _stopped(endpoint: Facts) -> str:
     """Why a role's endpoint is not asked, and until when."""
-    if endpoint["limiting"] != "none":  # the reason says until when
+    if endpoint["limiting"] != "none" and "until" in endpoint["reason"]:  # it says until when
         return f"{endpoint['reason'].removeprefix('it ')}; `cso retry --all` has it asked at once"
     again = "asked again"
     if endpoint.get("until"):

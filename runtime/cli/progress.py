@@ -70,14 +70,21 @@ async def _bars(tally: Tally) -> None:
     progress.start()
     try:
         while True:
-            if stderr.takes_more():  # a terminal that is held, as by Ctrl-S, holds up no work
-                bars.update()
-                progress.refresh()
+            _draw(bars, progress)
             await anyio.sleep(_REFRESH_S)
     finally:
-        bars.update()
-        progress.refresh()
-        progress.stop()
+        _draw(bars, progress)
+        with contextlib.suppress(OSError):
+            if stderr.takes_more():
+                progress.stop()
+
+
+def _draw(bars: _Bars, progress: Progress) -> None:
+    """Draw anew, unless the terminal is held, as by Ctrl-S, or gone: neither holds up or ends any work."""
+    with contextlib.suppress(OSError):
+        if stderr.takes_more():
+            bars.update()
+            progress.refresh()
 
 
 class _Bars:

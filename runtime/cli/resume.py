@@ -21,7 +21,7 @@ def resume(
     else:
         write_data(f"run {run} goes on" if is_served else f"run {run} is not paused any more")
     if is_daemon and not is_served:
-        say("the daemon's settings are not those that the run was begun with: stop it, and serve with those")
+        say("the process at work does not work on it: `cso serve` will, under the settings that it was begun with")
     elif not is_served:
         say("no daemon is at work: under the settings that it was begun with, `cso serve` goes on with it")
 

@@ -51,12 +51,16 @@ def _left_alone(summary: Summary, seen: Mapping[str, JsonValue] | None) -> Itera
     served, held = seen["serving"], seen["held"]
     assert isinstance(served, list)
     assert isinstance(held, list)
-    if summary.run not in [*served, *held]:
-        yield (
-            "left alone",
-            "the daemon's settings are not those that it was begun with: to go on with it, serve with those,"
-            f" or with `--run {summary.run} --accept-changes`",
-        )
+    if summary.run in [*served, *held]:
+        return
+    if not seen.get("every_run"):
+        yield "left alone", "the process at work is a `cso run` of another run; `cso serve` works on all"
+        return
+    yield (
+        "left alone",
+        "the daemon's settings are not those that it was begun with: to go on with it, serve with those,"
+        f" or with `--run {summary.run} --accept-changes`",
+    )
 
 
 def _configured(file: Path | None, data: Path | None) -> tuple[Path, Api, str]:

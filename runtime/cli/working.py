@@ -24,6 +24,7 @@ from runtime.sandbox import guard_own_process
 from runtime.search import Search
 from runtime.serve import around
 from runtime.service_manager import ServiceManager
+from runtime.stderr import stderr
 from runtime.stopping import Stop, staged_stop
 from store.events import Event, Resumed
 from store.formats.task_files import TaskRecord
@@ -55,22 +56,23 @@ async def work_off(
     configure_logs(settings.log.level)
     guard_own_process()
     stop = Stop(grace=settings.run.stop_grace, tell=say)
-    async with (
-        staged_stop(stop),
-        open_daemon(settings, environ, search=search, watchers=[_say_what_was_resumed]) as daemon,
-        around(daemon, stop, environ, api=_API, manager=ServiceManager({})),
-    ):
-        if daemon.run.paused:
-            raise ConfigError(f"run {daemon.run.name!r} is paused: take it up again with `cso resume`")
-        with stop.work:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_show_progress, daemon)
-                # Taken while older work goes on: after a restart most of a long file is known already.
-                await daemon.work(until_drained=True, meanwhile=lambda: _submit(daemon, records))
-                tasks.cancel_scope.cancel()
-        # Asked for anew, because it may have been paused meanwhile.
-        run = await find_run(daemon.database, daemon.run.name) or daemon.run
-        return Worked(summary=await summarise(daemon.database, run), stopped_by=stop.signal)
+    with stderr.holding_up_nothing():
+        async with (
+            staged_stop(stop),
+            open_daemon(settings, environ, search=search, watchers=[_say_what_was_resumed]) as daemon,
+            around(daemon, stop, environ, api=_API, manager=ServiceManager({})),
+        ):
+            if daemon.run.paused:
+                raise ConfigError(f"run {daemon.run.name!r} is paused: take it up again with `cso resume`")
+            with stop.work:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(_show_progress, daemon)
+                    # Taken while older work goes on: after a restart most of a long file is known already.
+                    await daemon.work(until_drained=True, meanwhile=lambda: _submit(daemon, records))
+                    tasks.cancel_scope.cancel()
+            # Asked for anew, because it may have been paused meanwhile.
+            run = await find_run(daemon.database, daemon.run.name) or daemon.run
+            return Worked(summary=await summarise(daemon.database, run), stopped_by=stop.signal)
 
 
 async def _submit(daemon: Daemon, records: Sequence[TaskRecord]) -> None:

@@ -90,6 +90,7 @@ class Models:
         self.seed = seed
         self.trace_headers = trace_headers
         self.asking: set[Asking] = set()
+        self.given_up: set[int] = set()  # trajectories on which the judge gave no verdict, until a person says retry
 
     async def journal(self, trajectory: Trajectory, task: Task) -> Journal:
         """The journal of a trajectory, with every reply that it has."""
@@ -180,7 +181,7 @@ class Journal:
         return Place(trajectory=self._trajectory.id, step=step, role=role, module=module, ordinal=ordinal)
 
     def has_instead(self, place: Place, *, messages: tuple[Message, ...], of: tuple[Message, ...]) -> bool:
-        """Whether an earlier process got a reply to these messages, and none to those `of` which they stand in."""
+        """Whether there was a reply to these messages at first, and none to those `of` which they take the place."""
         if not self.is_replay or messages == of:
             return False
         encode = self._models.roles[place.role].endpoint.encode

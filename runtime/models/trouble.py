@@ -10,7 +10,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from runtime.clock import clock_time
+from runtime.clock import clock_time, loop_time
 from runtime.models.faults import Reaction
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Tell = Callable[[str], None]
 _FAILURES_TO_TELL = 5
+_SECONDS_TO_TELL = 10.0
 
 
 def silent(_text: str) -> None:
@@ -43,17 +44,20 @@ class Trouble:
         """Why there is no connection, and since when, as long as there is none."""
         self._failures = 0
         self._failing = self._since = ""
+        self._began = 0.0
 
     @property
     def reason(self) -> str | None:
         """What the endpoint's trouble is, and since when: it is not reached, or has failed several times in a row."""
-        return self.unreached or (self._failing if self._failures >= _FAILURES_TO_TELL else None)
+        lasts = self._failures >= _FAILURES_TO_TELL and loop_time() - self._began >= _SECONDS_TO_TELL
+        return self.unreached or (self._failing if lasts else None)
 
     def met(self, fault: Fault) -> None:
         """Note an attempt that brought no reply: whether the endpoint was reached at all."""
         if fault.reaction is not Reaction.NEVER:  # which is about the request
             status = f" (status {fault.status})" if fault.status is not None else ""
-            self._since = self._since if self._failures else clock_time(time.time())
+            if not self._failures:
+                self._since, self._began = clock_time(time.time()), loop_time()
             self._failures += 1
             self._failing = f"no reply since {self._since}: {fault.reason}{status}"
         if not fault.unreached:

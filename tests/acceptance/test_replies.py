@@ -160,6 +160,22 @@ async def test_a_judge_without_a_verdict_is_trouble_and_no_verdict(data: Path) -
     assert len(played.models.of("judge")) == 3  # another delivery would be answered alike
 
 
+async def test_a_judge_without_a_verdict_is_asked_no_more_because_another_rollout_is_repeated(data: Path) -> None:
+    script = Script(actions=("stop('42', '')",), verdict="It depends.")
+    failures: list[Ask] = []
+
+    async def answer(ask: Ask) -> str | int:
+        if ask.trajectory == "t/1" and ask.module == "end" and len(failures) < 4:
+            failures.append(ask)
+            return 500
+        return await script.answer(ask)
+
+    changes = {"judge.method": "model", "run.trajectories": 2, "bus.attempts": 9}
+    played = await play(answer, data, changes=changes)
+    assert played.summary.trajectories == Outcomes(error=2)
+    assert len(played.models.of("judge")) == 6
+
+
 async def test_a_judge_without_a_verdict_is_asked_for_new_ones_when_its_work_is_put_back(data: Path) -> None:
     before = Script(actions=("stop('42', '')",), verdict="It depends.")
     changes = {"judge.method": "model"}

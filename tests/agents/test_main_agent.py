@@ -180,10 +180,10 @@ async def test_a_model_is_not_asked_once_the_time_of_the_run_is_over(data: Path)
 
     async def answer(ask: Ask) -> str | int:
         if ask.module == "ask":
-            await anyio.sleep(1.0)
+            await anyio.sleep(3.0)
         return await script.answer(ask)
 
-    played = await play(answer, data, changes={"agent.time_limit": 1.0})
+    played = await play(answer, data, changes={"agent.time_limit": 3.0})
     (step,) = await steps_of(played)
     assert "ToolError: the time of the run is over" in step.observation
     assert len(played.models.of("policy", "ask")) == 1

@@ -243,7 +243,7 @@ async def test_a_run_that_is_resumed_where_the_daemon_has_other_settings_is_told
     async with desk(data.parent, with_daemon=True, more="[agent]\nmax_steps = 5\n") as at:
         resumed = await at.cso("resume", "--run", "old")
         assert resumed.output == "run old is not paused any more\n"
-        assert "stop it, and serve with those" in resumed.said
+        assert "the process at work does not work on it: `cso serve" in resumed.said
 
 
 async def until_paused(data: Path) -> None:

@@ -616,7 +616,9 @@ async def test_people_are_told_once_that_an_endpoint_cannot_be_reached_and_once_
     assert found == f"the policy endpoint at {server.url} can be reached again"
 
 
-async def test_whoever_looks_learns_that_an_endpoint_fails_once_it_has_several_times_in_a_row() -> None:
+async def test_whoever_looks_learns_that_an_endpoint_fails_once_it_has_several_times_in_a_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     troubles = (failure(500), failure(400), failure(500), failure(503), failure(500))
     async with serve(*troubles, failure(429), GOOD) as server, endpoint_for(server.url, attempts=1) as endpoint:
         for _ in troubles:
@@ -625,6 +627,8 @@ async def test_whoever_looks_learns_that_an_endpoint_fails_once_it_has_several_t
                 await endpoint.complete(REQUEST, headers={})
         with pytest.raises(EndpointUnavailable):
             await endpoint.complete(REQUEST, headers={})
+        assert endpoint.snapshot().reason is None, "a burst is no failing endpoint"
+        monkeypatch.setattr("runtime.models.trouble._SECONDS_TO_TELL", 0.0)
         seen = endpoint.snapshot()
         assert re.fullmatch(r"no reply since \d\d:\d\d: rate limited \(status 429\)", seen.reason or "")
         assert not seen.stopped

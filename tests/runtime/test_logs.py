@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import select
 import subprocess
 import sys
@@ -104,14 +105,16 @@ def test_a_line_that_cannot_be_written_is_nobody_s_error(monkeypatch: pytest.Mon
 
 UNREAD = """
 import sys
-from runtime.logs import _Lines, configure_logs, get_logger
+from runtime.logs import configure_logs, get_logger
+from runtime.stderr import stderr
 configure_logs("info")
 log = get_logger("somewhere")
-for number in range({lines}):
-    log.info("unread", number=number, more="x" * {more})
-print("done", flush=True)
-sys.stdin.readline()
-log.info("read")
+with stderr.holding_up_nothing():
+    for number in range({lines}):
+        log.info("unread", number=number, more="x" * {more})
+    print("done", flush=True)
+    sys.stdin.readline()
+    log.info("read")
 """
 
 
@@ -122,22 +125,24 @@ def test_a_reader_that_reads_no_more_holds_nothing_up_and_later_learns_what_it_m
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
     ) as process:
         try:
             assert process.stdout is not None
+            assert process.stderr is not None
             assert select.select([process.stdout], [], [], 60)[0], "it waits for somebody to read"
-            _, said = process.communicate("go on\n", timeout=60)
+            os.set_blocking(process.stderr.fileno(), False)
+            before = process.stderr.read()
+            os.set_blocking(process.stderr.fileno(), True)
+            _, after = process.communicate(b"go on\n", timeout=60)
         finally:
             process.kill()
-    *whole, last, word, end = said.splitlines()
+    *whole, last = before.split(b"\n")
     heard = [orjson.loads(line)["number"] for line in whole]
-    if last.endswith("}"):
-        heard.append(orjson.loads(last)["number"])
     assert heard == list(range(len(heard)))
-    told = orjson.loads(word)
+    assert last == b"" or not last.endswith(b"}")
+    told, read = map(orjson.loads, after.strip().split(b"\n"))
     assert (told["event"], told["lines"]) == ("lines were left out that stderr did not take", lines - len(heard))
-    assert orjson.loads(end)["event"] == "read"
+    assert read["event"] == "read"
 
 
 def test_what_libraries_say_is_in_the_form_of_the_log(monkeypatch: pytest.MonkeyPatch) -> None:

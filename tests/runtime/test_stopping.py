@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -68,6 +69,16 @@ def test_the_first_signal_lets_work_end_and_the_process_ends_by_itself(number: s
             "stopping: nothing new is begun (a second signal stops at once)",
         }
         assert line(process) == f"ended by {number.name}"
+        assert process.wait(DEADLINE_S) == 0
+
+
+def test_a_terminal_that_ends_is_told_of_twice_and_that_is_no_second_signal() -> None:
+    with program(grace=60, work=0.3) as process:
+        for _ in range(3):
+            process.send_signal(signal.SIGHUP)
+            time.sleep(0.05)  # or they may be one
+        assert {line(process), line(process).partition(":")[0]} == {"on stop", "stopping"}
+        assert line(process) == "ended by SIGHUP"
         assert process.wait(DEADLINE_S) == 0
 
 

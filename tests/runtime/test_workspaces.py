@@ -180,6 +180,21 @@ async def test_folders_that_are_too_deep_are_refused_and_removed(
     assert [path async for path in anyio.Path(root).iterdir()] == []
 
 
+async def test_what_an_earlier_process_left_and_cannot_be_removed_in_time_keeps_nobody_from_starting(
+    workspaces: Workspaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with workspaces.open("a") as workspace:
+        root = workspace.path.parent
+    (root / "left").mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr("runtime.workspaces._REMOVE_DEADLINE_S", -1.0)
+        await workspaces.clear()
+    assert await anyio.Path(root / "left").is_dir()
+    assert stat.S_IMODE(root.stat().st_mode) == 0o711
+    async with workspaces.open("left") as workspace:
+        assert (await workspace.capture()).entries == {}
+
+
 async def test_folders_as_deep_as_may_be_come_back(database: Database, workspaces: Workspaces) -> None:
     async with workspaces.open("a") as workspace:
         nest(workspace.path, ["d" * 19] * 100)
