@@ -8,6 +8,7 @@ caller asks again and then leaves the candidate unscored, because a guessed numb
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from store.messages import Message
 _SCORE = re.compile(
     r"(?:score:|\*\*score\*\*:|\*\*score:\*\*)[ \t]*([01](?:\.[0-9]+)?|\.[0-9]+)", re.IGNORECASE | re.ASCII
 )
+_MOST_TO_PARSE = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +74,12 @@ def parse_score(text: str) -> float | None:
 
 def normalise_code(code: str) -> str:
     """A text that two programs share when they differ in nothing but comments, layout and spelling of literals."""
-    try:
-        with quiet_parsing():
-            tree = ast.parse(code)
-        return ast.unparse(tree)
-    except (SyntaxError, ValueError, RecursionError, MemoryError, SystemError):
-        # What does not parse, or too deep to be written out again, is compared as it is spelled: line by line.
-        return "\n".join(line.rstrip() for line in code.splitlines() if line.strip())
+    # Parsing holds up the whole interpreter, whatever thread does it.
+    if len(code) <= _MOST_TO_PARSE:
+        with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError, SystemError), quiet_parsing():
+            return ast.unparse(ast.parse(code))
+    # What is too long, does not parse, or is too deep to be written out again is compared line by line.
+    return "\n".join(line.rstrip() for line in code.splitlines() if line.strip())
 
 
 @cache

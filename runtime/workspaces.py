@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import stat
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,7 +25,7 @@ from runtime.errors import ConfigError, CsoError, InfrastructureError
 from runtime.logs import get_logger
 from runtime.sandbox import closed_folder
 from runtime.sandbox.child import tree
-from store.blobs import decode_blob
+from store.blobs import Packed, decode_blob, pack
 from store.database import Reader
 from store.manifests import Entry, FileEntry, FolderEntry, LinkEntry, Manifest
 from store.transaction import Transaction
@@ -31,6 +33,9 @@ from store.trouble import free_bytes
 
 T = TypeVar("T")
 _REMOVE_DEADLINE_S = 60.0
+# Whoever may run a file must not become its owner by that, and until code has it, a workspace is nobody else's.
+_MODE, _CLOSED = 0o777, 0o700
+_ENTRIES_PER_FILE = 4
 _MOST_LEVELS = 100
 _LONGEST_PATH = 2048  # of the 4,096 bytes that the system takes, with the way to the workspace
 # With less than this on the disk, code may have failed for want of it.
@@ -62,16 +67,19 @@ class _Signature:
 
 @dataclass(slots=True)
 class Capture:
-    """The files of a workspace at one moment, with the contents that the store may not have yet."""
+    """The files of a workspace at one moment, with the contents that the store may not have yet.
 
-    entries: dict[str, Entry | bytes] = field(default_factory=dict)
+    These are packed as they are read: files of nothing but zeros, of which code can make many, take no memory.
+    """
+
+    entries: dict[str, Entry | Packed] = field(default_factory=dict)
     modes: dict[str, int] = field(default_factory=dict)
     signatures: dict[str, _Signature] = field(default_factory=dict)
 
     def store(self, transaction: Transaction) -> tuple[Manifest, int | None]:
         """Commit the contents; the manifest and its blob, None if there is nothing to keep."""
         entries = {
-            path: FileEntry(transaction.blobs.content(entry), self.modes[path]) if isinstance(entry, bytes) else entry
+            path: FileEntry(transaction.blobs.packed(entry), self.modes[path]) if isinstance(entry, Packed) else entry
             for path, entry in self.entries.items()
         }
         manifest = Manifest(entries)
@@ -121,14 +129,15 @@ class Workspace:
     def _capture(self) -> Capture:
         capture = Capture()
         size = 0
-        for path, status in _walk(self.path):
+        for path, status in _walk(self.path, _ENTRIES_PER_FILE * self._limits.max_files):
             name = path.relative_to(self.path).as_posix()
-            size += status.st_size if stat.S_ISREG(status.st_mode) else 0
+            if stat.S_ISREG(status.st_mode):
+                size += max(status.st_size, status.st_blocks * 512)  # room may be taken beyond a file's end
             self._check(len(capture.entries) + 1, size)
             if stat.S_ISLNK(status.st_mode):
-                capture.entries[name] = LinkEntry(str(path.readlink()))
+                capture.entries[name] = LinkEntry(os.readlink(path))  # noqa: PTH115 - a Path would tidy it up
             elif stat.S_ISDIR(status.st_mode):
-                capture.entries[name] = FolderEntry(stat.S_IMODE(status.st_mode))
+                capture.entries[name] = FolderEntry(status.st_mode & _MODE)
             else:
                 self._capture_file(capture, path, name, status)
         return capture
@@ -137,8 +146,8 @@ class Workspace:
         signature = _Signature(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         known = self._known.get(name)
         capture.signatures[name] = signature
-        capture.modes[name] = stat.S_IMODE(status.st_mode)
-        capture.entries[name] = known[1] if known and known[0] == signature else _read(path)
+        capture.modes[name] = status.st_mode & _MODE
+        capture.entries[name] = known[1] if known and known[0] == signature else pack(_read(path))
 
     def _check(self, files: int, size: int) -> None:
         limits = self._limits
@@ -200,7 +209,7 @@ class Workspaces:
         path = self._root / name
         self._open.add(name)
         try:
-            if not _is_done(path.mkdir):
+            if not _is_done(partial(path.mkdir, mode=_CLOSED)):
                 await anyio.to_thread.run_sync(_make_anew, path)
             yield Workspace(path, self._limits)
         finally:
@@ -237,26 +246,34 @@ def _is_empty(folder: Path) -> bool:
         return False
 
 
-def _walk(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Files and links below a folder, and folders that hold nothing; never through a link.
+def _walk(root: Path, most: int) -> Iterator[tuple[Path, os.stat_result]]:
+    """Files and links below a folder, and folders that hold nothing that is kept; never through a link.
 
     Raises:
-        WorkspaceTooLargeError: there are folders in folders beyond what can be restored anywhere.
+        WorkspaceTooLargeError: there are folders in folders beyond what can be restored anywhere, or more entries
+            than `most`, those that are not kept among them.
     """
-    folders = [root]
+    folders, seen = [root], 0
     while folders:
         folder = folders.pop()
         with _opened(folder, os.scandir) as entries:
-            found = list(entries)
-        if not found and folder != root:
+            found = list(itertools.islice(entries, most + 1 - seen))
+        seen += len(found)
+        if seen > most:
+            raise WorkspaceTooLargeError(f"the working directory holds more than {most} entries of any kind")
+        if folder != root and not any(map(_is_kept, found)):
             yield folder, folder.lstat()
         for entry in found:
             if entry.is_dir(follow_symlinks=False):
                 below = Path(entry.path)
                 _check_depth(below.relative_to(root))
                 folders.append(below)
-            elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
+            elif _is_kept(entry):
                 yield Path(entry.path), entry.stat(follow_symlinks=False)
+
+
+def _is_kept(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False) or entry.is_file(follow_symlinks=False) or entry.is_symlink()
 
 
 def _check_depth(folder: Path) -> None:
@@ -289,10 +306,10 @@ def _put(path: Path, entry: Entry, content: bytes) -> None:
             path.symlink_to(entry.target)
         case FolderEntry():
             path.mkdir()
-            path.chmod(entry.mode)
+            path.chmod(entry.mode & _MODE)
         case FileEntry():
             path.write_bytes(content)
-            path.chmod(entry.mode)
+            path.chmod(entry.mode & _MODE)
 
 
 def _empty(root: Path) -> None:
@@ -305,7 +322,7 @@ def _empty(root: Path) -> None:
 def _make_anew(path: Path) -> None:
     """Make an empty folder in place of whatever is there."""
     _remove(path)
-    path.mkdir()
+    path.mkdir(mode=_CLOSED)
 
 
 def _try_to_remove(path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+from dataclasses import dataclass
 
 import zstandard
 
@@ -39,6 +40,19 @@ def encode_blob(content: bytes, compressor: zstandard.ZstdCompressor | None = No
         if len(packed) < len(content):
             return _ZSTD + packed
     return _PLAIN + content
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A content in its stored form, made ready where it does not hold up the writer."""
+
+    digest: bytes
+    data: bytes
+
+
+def pack(content: bytes) -> Packed:
+    """A content as it will be stored."""
+    return Packed(content_digest(content), encode_blob(content))
 
 
 def decode_blob(data: bytes) -> bytes:
@@ -90,15 +104,18 @@ class BlobWriter:
 
     def content(self, content: bytes) -> int:
         """The id of some bytes, storing them if they are new."""
-        digest = content_digest(content)
+        return self.packed(Packed(content_digest(content), encode_blob(content, self._compressor)))
+
+    def packed(self, packed: Packed) -> int:
+        """The id of a content, storing it if it is new."""
         # Most are new, so that looking first would only cost.
         added = self._connection.execute(
             "INSERT INTO blobs (digest, data) VALUES (?, ?) ON CONFLICT (digest) DO NOTHING",
-            (digest, encode_blob(content, self._compressor)),
+            (packed.digest, packed.data),
         )
         if added.rowcount and added.lastrowid is not None:
             return added.lastrowid
-        (known,) = self._connection.execute("SELECT id FROM blobs WHERE digest = ?", (digest,)).fetchone()
+        (known,) = self._connection.execute("SELECT id FROM blobs WHERE digest = ?", (packed.digest,)).fetchone()
         return int(known)
 
     def forget(self) -> None:

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from runtime.sandbox.child import tree
 from runtime.workspaces import Workspace, WorkspaceLimits, Workspaces, WorkspaceTooLargeError
+from store.blobs import Packed
 from store.database import Database
 
 
@@ -146,6 +147,13 @@ async def test_files_without_permissions_are_captured_and_removed(database: Data
     assert not workspace.path.exists()
 
 
+@pytest.fixture
+async def roomy(tmp_path: Path) -> Workspaces:
+    made = Workspaces(tmp_path / "data" / "workspaces", WorkspaceLimits(max_files=1000))
+    await made.clear()
+    return made
+
+
 def nest(folder: Path, names: Iterable[str]) -> None:
     """Make folders in folders, which no path may be long enough to name."""
     here = os.open(folder, os.O_RDONLY)
@@ -163,10 +171,10 @@ def nest(folder: Path, names: Iterable[str]) -> None:
 
 @pytest.mark.parametrize("names", [["d"] * 101, ["d" * 200] * 30, ["d"] * 3000])
 async def test_folders_that_are_too_deep_are_refused_and_removed(
-    database: Database, workspaces: Workspaces, names: list[str]
+    database: Database, roomy: Workspaces, names: list[str]
 ) -> None:
     for _ in range(2):
-        async with workspaces.open("a") as workspace:
+        async with roomy.open("a") as workspace:
             nest(workspace.path, names)
             with pytest.raises(WorkspaceTooLargeError, match="more than 100 deep, or paths of more than 2048 bytes"):
                 await workspace.capture()
@@ -176,7 +184,7 @@ async def test_folders_that_are_too_deep_are_refused_and_removed(
         assert not await anyio.Path(workspace.path).exists()
     root = workspace.path.parent
     nest(root, names)
-    await workspaces.clear()
+    await roomy.clear()
     assert [path async for path in anyio.Path(root).iterdir()] == []
 
 
@@ -195,8 +203,64 @@ async def test_what_an_earlier_process_left_and_cannot_be_removed_in_time_keeps_
         assert (await workspace.capture()).entries == {}
 
 
-async def test_folders_as_deep_as_may_be_come_back(database: Database, workspaces: Workspaces) -> None:
+async def test_a_restored_file_makes_nobody_its_owner_and_a_workspace_is_closed_until_code_has_it(
+    database: Database, workspaces: Workspaces
+) -> None:
     async with workspaces.open("a") as workspace:
+        assert stat.S_IMODE(workspace.path.stat().st_mode) == 0o700
+        file, folder = workspace.path / "file", workspace.path / "folder"
+        file.write_text("#!/bin/sh\n")
+        file.chmod(0o6755)
+        folder.mkdir()
+        folder.chmod(0o3777)
+        capture = await workspace.capture()
+        _, blob = await database.write(capture.store)
+        await workspace.restore(database, blob)
+        assert [stat.S_IMODE(path.stat().st_mode) for path in (file, folder)] == [0o755, 0o777]
+
+
+async def test_what_is_taken_beyond_the_end_of_a_file_counts(workspaces: Workspaces) -> None:
+    async with workspaces.open("a") as workspace:
+        with (workspace.path / "file").open("wb") as file:
+            ended = await anyio.run_process(["fallocate", "--keep-size", "--length", "3M", file.name], check=False)
+        if ended.returncode:
+            pytest.skip("the file system takes no room beyond a file's end")
+        with pytest.raises(WorkspaceTooLargeError, match="1 MB"):
+            await workspace.capture()
+
+
+async def test_files_of_zeros_take_no_memory(tmp_path: Path) -> None:
+    workspaces = Workspaces(tmp_path / "workspaces", WorkspaceLimits(max_mb=256))
+    await workspaces.clear()
+    async with workspaces.open("a") as workspace:
+        for number in range(4):
+            with (workspace.path / str(number)).open("wb") as file:
+                file.truncate(32 << 20)
+        capture = await workspace.capture()
+    held = sum(len(entry.data) for entry in capture.entries.values() if isinstance(entry, Packed))
+    assert held < 1 << 20
+
+
+async def test_links_come_back_as_they_were_written_and_folders_of_pipes_as_folders(
+    database: Database, workspaces: Workspaces
+) -> None:
+    async with workspaces.open("a") as workspace:
+        (workspace.path / "pipes").mkdir()
+        os.mkfifo(workspace.path / "pipes" / "pipe")
+        (workspace.path / "link").symlink_to("./x//y/")
+        capture = await workspace.capture()
+        _, blob = await database.write(capture.store)
+        await workspace.restore(database, blob)
+        assert os.readlink(workspace.path / "link") == "./x//y/"  # noqa: PTH115 - a Path would tidy it up
+        assert [path async for path in anyio.Path(workspace.path / "pipes").iterdir()] == []
+        for number in range(100):
+            os.mkfifo(workspace.path / "pipes" / str(number))
+        with pytest.raises(WorkspaceTooLargeError, match="80 entries of any kind"):
+            await workspace.capture()
+
+
+async def test_folders_as_deep_as_may_be_come_back(database: Database, roomy: Workspaces) -> None:
+    async with roomy.open("a") as workspace:
         nest(workspace.path, ["d" * 19] * 100)
         capture = await workspace.capture()
         manifest, blob = await database.write(capture.store)

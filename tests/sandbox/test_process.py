@@ -202,6 +202,18 @@ async def test_arguments_that_json_cannot_hold_are_a_type_error(run: Run, argume
     assert "TypeError: echo() takes what JSON can hold" in execution.error
 
 
+@pytest.mark.parametrize("output", ["None", "type('Tee', (), {'write': lambda self, text: None})()"])
+async def test_what_code_puts_in_the_place_of_stdout_makes_no_failure_of_it(run: Run, output: str) -> None:
+    execution = await run(f"import sys\nprint('seen')\nsys.stdout = {output}")
+    assert (execution.output, execution.error) == ("seen\n", None)
+
+
+async def test_an_exception_about_a_name_that_is_not_utf_8_is_told(run: Run) -> None:
+    execution = await run("raise ValueError('name \\udcff')")
+    assert execution.error is not None
+    assert execution.error.endswith("ValueError: name \\udcff")
+
+
 async def test_arguments_that_are_too_large_are_a_type_error(run: Run) -> None:
     execution = await run("echo('x' * (1 << 20))", tools={"echo": echo})
     assert execution.error is not None

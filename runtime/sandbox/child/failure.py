@@ -46,6 +46,8 @@ def _parts(told: traceback.TracebackException) -> Iterator[traceback.TracebackEx
 
 
 def _shorten(text: str) -> str:
+    # Half of a surrogate pair, as in names that are not UTF-8, cannot be told otherwise.
+    text = text.encode("utf-8", "backslashreplace").decode()
     if len(text) <= _LONGEST:
         return text
     half = _LONGEST // 2

@@ -109,5 +109,5 @@ def _settle() -> None:
         pass
     try:  # noqa: SIM105 - contextlib would copy more pages than the rest of this
         sys.stdout.flush()
-    except (OSError, ValueError):
+    except BaseException:  # noqa: BLE001, S110 - whatever the code has put there
         pass

@@ -73,7 +73,7 @@ def empty(folder: int, seconds: float) -> None:
                 if time.monotonic() > deadline:
                     return
                 if entry.is_dir(follow_symlinks=False):
-                    _dissolve(entry.name, folder, fresh)
+                    _dissolve(entry.name, folder, fresh, deadline)
                 else:
                     os.unlink(entry.name, dir_fd=folder)
             if not found:
@@ -95,13 +95,19 @@ def remove(path: str, seconds: float) -> None:
     os.rmdir(path)  # noqa: PTH106 - likewise
 
 
-def _dissolve(name: str, top: int, fresh: Iterator[str]) -> None:
-    """Remove a folder right below the top after moving the folders in it up: so no depth is too deep."""
+def _dissolve(name: str, top: int, fresh: Iterator[str], deadline: float) -> None:
+    """Remove a folder right below the top after moving the folders in it up: so no depth is too deep.
+
+    Raises:
+        OSError: it could not all be removed, or not in time.
+    """
     os.chmod(name, stat.S_IRWXU, dir_fd=top)
     folder = os.open(name, _FOLDER, dir_fd=top)
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{name} holds too much")
                 if entry.is_dir(follow_symlinks=False):
                     # Moving a folder writes its parent's name into it.
                     os.chmod(entry.name, stat.S_IRWXU, dir_fd=folder)
