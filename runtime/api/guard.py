@@ -1,4 +1,4 @@
-"""Who may talk to the API: the holder of the token where one is set, and no web page of a foreign site.
+"""Who may talk to the API: the holder of the token where one is set, no code of rollouts, and no foreign web page.
 
 A page that a user of this machine opens can send requests to loopback, under a name of its own that was made to point
 there (DNS rebinding) or as a simple cross-site request. So on loopback the Host header must name loopback, a foreign
@@ -12,8 +12,11 @@ from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
+from anyio.to_thread import run_sync
 
+from runtime.api.peers import peer_uid
 from runtime.loopback import is_loopback
+from runtime.sandbox import code_uids
 
 OPEN_PATHS = ("/healthz",)  # a supervisor may look without a token
 _BEARER = "Bearer "
@@ -22,8 +25,12 @@ _BEARER = "Bearer "
 def make_guard(*, token: str | None) -> Middleware:
     """The middleware that lets requests through or refuses them; without a token it is for loopback."""
 
+    uids = code_uids()
+
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if token is None and uids is not None and not await _is_a_persons(request, uids):
+            raise web.HTTPForbidden(reason="code of rollouts may not talk to the daemon")
         if token is None and not is_loopback(_host(request)):
             raise web.HTTPForbidden(reason="the Host header names another machine")
         if not _is_own_origin(request):
@@ -37,6 +44,14 @@ def make_guard(*, token: str | None) -> Middleware:
         return await handler(request)
 
     return guard
+
+
+async def _is_a_persons(request: web.Request, uids: range) -> bool:
+    """Whether a request comes from a process that may, where code runs under user ids of its own."""
+    if request.transport is None:
+        return False
+    uid = await run_sync(peer_uid, request.transport)
+    return uid is not None and uid not in uids
 
 
 def _host(request: web.Request) -> str:

@@ -50,13 +50,18 @@ class Footing:
             )
 
 
+def code_uids() -> range | None:
+    """The user ids under which code runs here, None for the daemon's own."""
+    return _own_uids() if _privileged() else None
+
+
 def find_footing(python: Path | None = None) -> Footing:
     """As whom, and with which interpreter, code can run here.
 
     Raises:
         ConfigError: no interpreter can be reached by the users that code would run as.
     """
-    uids = _own_uids() if _privileged() else None
+    uids = code_uids()
     own = Path(sys.executable)
     if python is not None or uids is None:
         return Footing(python or own, uids)
