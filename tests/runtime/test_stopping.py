@@ -42,8 +42,13 @@ anyio.run(main, float(sys.argv[1]), float(sys.argv[2]))
 """
 
 
+# Whoever started the tests may have it ignored, as nohup does.
+HEEDING = f"import signal\nsignal.signal(signal.SIGHUP, signal.SIG_DFL)\n{PROGRAM}"
+IGNORING = HEEDING.replace("SIG_DFL", "SIG_IGN")
+
+
 @contextmanager
-def program(*, grace: float, work: float, source: str = PROGRAM) -> Iterator[subprocess.Popen[str]]:
+def program(*, grace: float, work: float, source: str = HEEDING) -> Iterator[subprocess.Popen[str]]:
     """A process that works for so many seconds after it was told to stop."""
     with subprocess.Popen(
         [sys.executable, "-c", source, str(grace), str(work)], stdout=subprocess.PIPE, text=True
@@ -83,7 +88,7 @@ def test_a_terminal_that_ends_is_told_of_twice_and_that_is_no_second_signal() ->
 
 
 def test_the_end_of_a_terminal_stops_nothing_that_was_started_to_outlast_it() -> None:
-    with program(grace=60, work=0.1, source=f"import signal\nsignal.signal(1, signal.SIG_IGN)\n{PROGRAM}") as process:
+    with program(grace=60, work=0.1, source=IGNORING) as process:
         process.send_signal(signal.SIGHUP)
         process.send_signal(signal.SIGTERM)
         assert {line(process), line(process).partition(":")[0]} == {"on stop", "stopping"}
