@@ -97,7 +97,7 @@ async def finish_all(work: Iterable[Callable[[], Awaitable[object]]]) -> None:
 
 
 def together(failures: Sequence[InfrastructureError]) -> InfrastructureError:
-    """The one error for several: the first itself where it is the only one or all were refused for themselves."""
+    """The one error for several: the first itself where it is the only one, or no repeat would help any of them."""
     if len(failures) == 1 or all(isinstance(error, UnrepeatableError) for error in failures):
         return failures[0]
     error = InfrastructureError(f"{failures[0]} (and {len(failures) - 1} more)")

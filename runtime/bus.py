@@ -8,8 +8,8 @@ A failure while the disk is full, or the machine in other such trouble, says not
 handed out until that is over, and then the delivery is worked on again, uncounted. Nor does a key, a model or a path
 that an endpoint refuses: the delivery that met it is set aside, and the rest of its run stays owed until the endpoint
 may be tried again. Nor does an endpoint that wants to be left alone for longer than a call may wait, or that has
-replied and cannot be reached any more: all of its run stays owed. A request that is refused for itself has its
-delivery set aside at once.
+replied and cannot be reached any more: all of its run stays owed. What would end alike once more, as a request that
+is refused for itself, has its delivery set aside at once.
 """
 
 from __future__ import annotations

@@ -47,10 +47,12 @@ def submit(
     if taken.run != settings.run.name:
         ours = settings.run.name
         say(f"note: {taken.run} is the run that the daemon takes tasks for; the configuration names {ours}")
+    if not taken.new:
+        return
     run = anyio.run(_found, settings.run.data, taken.run)
-    if taken.new and run is not None and run.paused:
+    if run is not None and run.paused:
         say(f"note: the run is paused, and the tasks wait for `cso resume --run {run.name}`")
-    elif taken.new and not is_daemon:
+    elif not is_daemon:
         say(f"no daemon works on {settings.run.data}: the tasks wait for `cso serve`")
 
 

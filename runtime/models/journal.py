@@ -181,7 +181,7 @@ class Journal:
         return Place(trajectory=self._trajectory.id, step=step, role=role, module=module, ordinal=ordinal)
 
     def has_instead(self, place: Place, *, messages: tuple[Message, ...], of: tuple[Message, ...]) -> bool:
-        """Whether there was a reply to these messages at first, and none to those `of` which they take the place."""
+        """Whether these messages, which stand in for others, have a reply from before, and those (`of`) have none."""
         if not self.is_replay or messages == of:
             return False
         encode = self._models.roles[place.role].endpoint.encode
