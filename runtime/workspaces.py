@@ -25,6 +25,7 @@ from runtime.errors import ConfigError, CsoError, InfrastructureError
 from runtime.logs import get_logger
 from runtime.sandbox import closed_folder
 from runtime.sandbox.child import tree
+from runtime.shortcalls import ShortCalls
 from store.blobs import Packed, decode_blob, pack
 from store.database import Reader
 from store.manifests import Entry, FileEntry, FolderEntry, LinkEntry, Manifest
@@ -187,6 +188,7 @@ class Workspaces:
         self._root = root
         self._limits = limits
         self._open: set[str] = set()
+        self._calls = ShortCalls()
 
     async def remove(self) -> None:
         """Remove the folder and all in it."""
@@ -209,25 +211,16 @@ class Workspaces:
         path = self._root / name
         self._open.add(name)
         try:
-            if not _is_done(partial(path.mkdir, mode=_CLOSED)):
+            if not await self._calls.succeeds(partial(os.mkdir, path, _CLOSED)):
                 await anyio.to_thread.run_sync(_make_anew, path)
             yield Workspace(path, self._limits)
         finally:
             try:
-                if not _is_done(path.rmdir):
-                    with anyio.CancelScope(shield=True, deadline=loop_time() + _REMOVE_DEADLINE_S):
+                with anyio.CancelScope(shield=True, deadline=loop_time() + _REMOVE_DEADLINE_S):
+                    if not await self._calls.succeeds(partial(os.rmdir, path)):
                         await anyio.to_thread.run_sync(_try_to_remove, path)
             finally:
                 self._open.discard(name)
-
-
-def _is_done(change: Callable[[], None]) -> bool:
-    """Whether one change of the file system succeeds, which takes less time than handing it to a thread."""
-    try:
-        change()
-    except OSError:
-        return False
-    return True
 
 
 async def _load(reader: Reader, blob: int) -> bytes:
