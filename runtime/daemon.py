@@ -39,6 +39,7 @@ from runtime.workspaces import WorkspaceLimits, Workspaces, workspaces_folder
 from store.database import Database
 from store.errors import DataLockedError
 from store.runs import Run, list_runs, read_runs
+from store.spending import roles_heard
 
 _LOCK_WAIT_S = 3.0
 _LOCK_LOOK_S = 0.05
@@ -154,7 +155,11 @@ async def open_daemon(
         # Comes up in a process of its own while the rest is opened.
         sandbox = await stack.enter_async_context(ProcessSandbox())
         run = await open_run(database, settings, settings.run.name)
-        endpoints = {role: await stack.enter_async_context(Pool(at, _tell)) for role, at in roles.items()}
+        heard = await roles_heard(database)
+        endpoints = {
+            role: await stack.enter_async_context(Pool(replicas, _tell, has_replied=role in heard))
+            for role, replicas in roles.items()
+        }
         models = Models(
             make_roles(settings, endpoints),
             database=database,

@@ -94,6 +94,11 @@ def add_spending(
     )
 
 
+async def roles_heard(reader: Reader) -> frozenset[str]:
+    """The roles that have replied to any run."""
+    return frozenset(row["role"] for row in await reader.fetch("SELECT DISTINCT role FROM spending"))
+
+
 async def load_spending(view: View, run: int) -> list[Spent]:
     """What a run has bought so far, by role and stage: those that have calls, roles in alphabetical order."""
     rows = await view.fetch("SELECT * FROM spending WHERE run = ? ORDER BY role, stage", (run,))

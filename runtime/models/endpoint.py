@@ -31,7 +31,7 @@ from runtime.models.errors import (
     EndpointUnavailable,
     ModelError,
 )
-from runtime.models.faults import REFUSED, Fault, Reaction, absence_fault, pause_fault, timeout_fault
+from runtime.models.faults import AWAY, REFUSED, Fault, Reaction, absence_fault, pause_fault, timeout_fault
 from runtime.models.limiter import Limiter, Limiting, SentAwayError
 from runtime.models.rates import RateGate
 from runtime.models.retry import backoff_delay
@@ -81,10 +81,11 @@ class EndpointSnapshot:
 class Endpoint:
     """One base URL with its key, limits and connections; an async context manager that may be entered once.
 
-    `tell` hears, in a line, of trouble that begins and of its end.
+    `tell` hears, in a line, of trouble that begins and of its end. `has_replied` says that it did before this object
+    was: what has replied once and is gone is waited for, and what never has may be an address that is wrong.
     """
 
-    def __init__(self, settings: EndpointSettings, tell: Tell = silent) -> None:
+    def __init__(self, settings: EndpointSettings, tell: Tell = silent, *, has_replied: bool = False) -> None:
         self.settings = settings
         self._limiter = Limiter(window=_window(settings), rates=_rates(settings))
         self._transport = make_transport(settings, self._learn)
@@ -92,7 +93,7 @@ class Endpoint:
         self._counting_failures = 0
         self._stop = Stop()
         self._trouble = Trouble(settings, tell)
-        self._has_replied = False
+        self._has_replied = has_replied
         self._calls = self._retried = self._refused = 0
 
     def __repr__(self) -> str:
@@ -342,15 +343,20 @@ class Endpoint:
         return fault
 
     def _is_gone(self, fault: Fault) -> bool:
-        """Whether there is no connection any more to what has replied before: an address that is wrong never did."""
+        """Whether nobody is there any more, or only a proxy that says so, where somebody has replied before."""
+        if not self._has_replied:
+            return False
         # The fault may be one that the call met at another replica.
-        return self._has_replied and fault.unreached and self._trouble.unreached is not None
+        unreached = fault.unreached and self._trouble.unreached is not None
+        return unreached or (fault.status in AWAY and self._trouble.lasts)
 
     def _gone(self, call: Call, fault: Fault) -> ModelError:
         """Ask no more until it may have come back, less often the longer that takes; what the call ends with."""
-        call.fault = absence_fault(fault, self._trouble.unreached or fault.reason)
+        reason = self._trouble.reason or fault.reason
+        call.fault = absence_fault(fault, reason)
         seconds = min(_LONGEST_ABSENCE, max(_FIRST_ABSENCE, self._stop.lasting))
-        self._stop.left_alone(call.fault, seconds)
+        if self._stop.left_alone(call.fault, seconds) and not fault.unreached:  # of which people have been told
+            self._trouble.paused(f"has given {reason}")
         self._limiter.dismiss()
         return self._stopped(call)
 

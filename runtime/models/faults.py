@@ -37,8 +37,12 @@ if TYPE_CHECKING:
 REFUSED = frozenset({429, 503, 529})
 """Statuses with which a server sheds load: they, and timeouts, make an adaptive window smaller."""
 
+AWAY = frozenset({502, 503, 504, 521, 522, 523, 529})
+"""Statuses with which a proxy tells that nobody is behind it, or a server that it is too busy, about no request."""
+
 _GIST_CHARS = 600
 _MODEL_ADVICE = "correct base_url, or the model (then start with `--accept-changes`)"
+_AWAY_ADVICE = "look at the server there; it is asked again less and less often, or at once with `cso retry --all`"
 _USED_UP = "its limit on requests or tokens is used up"
 _TRANSIENT_4XX = frozenset({408, 409, 424, 425, 429, 499})  # 424 is a failing model, at Bedrock and TGI
 
@@ -215,8 +219,10 @@ def pause_fault(why: Fault | None, until: str) -> Fault:
 
 
 def absence_fault(why: Fault, reason: str) -> Fault:
-    """What calls end with while an endpoint that has replied before cannot be reached; `why` is how that was met."""
-    return replace(why, reaction=Reaction.NEVER, error=EndpointPaused, reason=reason)
+    """What calls end with while an endpoint that has replied before is gone; `why` is how that was met."""
+    return replace(
+        why, reaction=Reaction.NEVER, error=EndpointPaused, reason=reason, advice=why.advice or _AWAY_ADVICE
+    )
 
 
 def timeout_fault(seconds: float, *, overload: bool) -> Fault:

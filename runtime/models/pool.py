@@ -49,8 +49,8 @@ class ReplicaSnapshot:
 class _Replica:
     """An endpoint, and what is thought of its health."""
 
-    def __init__(self, settings: EndpointSettings, tell: Tell) -> None:
-        self.endpoint = Endpoint(settings, tell)
+    def __init__(self, settings: EndpointSettings, tell: Tell, *, has_replied: bool) -> None:
+        self.endpoint = Endpoint(settings, tell, has_replied=has_replied)
         self.address = urlsplit(settings.base_url).netloc or settings.region
         self.out_until = 0.0
         self._failures = 0
@@ -100,13 +100,15 @@ class _Replica:
 class Pool:
     """One or more replicas of a role; an async context manager that may be entered once.
 
-    With a single replica everything is as with that endpoint alone. `tell` hears of trouble, see `Endpoint`.
+    With a single replica everything is as with that endpoint alone. For `tell` and `has_replied` see `Endpoint`.
     """
 
-    def __init__(self, replicas: Sequence[EndpointSettings], tell: Tell = silent) -> None:
+    def __init__(
+        self, replicas: Sequence[EndpointSettings], tell: Tell = silent, *, has_replied: bool = False
+    ) -> None:
         if len(replicas) > 1:
             replicas = [_renamed(settings) for settings in replicas]
-        self._replicas = [_Replica(settings, tell) for settings in replicas]
+        self._replicas = [_Replica(settings, tell, has_replied=has_replied) for settings in replicas]
         self._homes: OrderedDict[str, _Replica] = OrderedDict()
         self._stack = AsyncExitStack()
 

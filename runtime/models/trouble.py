@@ -49,8 +49,12 @@ class Trouble:
     @property
     def reason(self) -> str | None:
         """What the endpoint's trouble is, and since when: it is not reached, or has failed several times in a row."""
-        lasts = self._failures >= _FAILURES_TO_TELL and loop_time() - self._began >= _SECONDS_TO_TELL
-        return self.unreached or (self._failing if lasts else None)
+        return self.unreached or (self._failing if self.lasts else None)
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it has failed several times in a row, and for some time."""
+        return self._failures >= _FAILURES_TO_TELL and loop_time() - self._began >= _SECONDS_TO_TELL
 
     def met(self, fault: Fault) -> None:
         """Note an attempt that brought no reply: whether the endpoint was reached at all."""

@@ -662,6 +662,56 @@ async def test_an_endpoint_that_has_replied_and_is_gone_is_asked_by_single_calls
     assert waits == pytest.approx([30, 30, 60, 120, 240, 300, 300], abs=5)
 
 
+@pytest.mark.parametrize("status", [502, 503, 504, 529])
+async def test_a_proxy_before_a_server_that_is_gone_is_asked_by_single_calls_too(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.models.trouble._SECONDS_TO_TELL", 0.0)
+    told = Told()
+    away = rf"no reply since \d\d:\d\d: the endpoint failed \(status {status}\)"
+    async with (
+        serve(GOOD, *[failure(status)] * 6, GOOD) as server,
+        endpoint_for(server.url, attempts=5, tell=told) as endpoint,
+    ):
+        await endpoint.complete(REQUEST, headers={})
+        for attempts in (5, 0):
+            with pytest.raises(EndpointPaused, match=away) as caught:
+                await endpoint.complete(REQUEST, headers={})
+            assert caught.value.attempts == attempts
+        assert "look at the server there" in str(caught.value)
+        assert caught.value.retry_after == pytest.approx(30, abs=5)
+        endpoint.ask_again()
+        assert (await endpoint.complete(REQUEST, headers={})).attempts == 2
+        assert not endpoint.snapshot().stopped
+    begun, over = told.texts
+    assert re.search(rf"has given {away}\. Its work waits and counts no failure", begun)
+    assert over.endswith("answers again")
+
+
+@pytest.mark.parametrize("fault", [failure(500), failure(400)])
+async def test_failures_that_may_be_about_the_request_are_counted_however_long_they_last(
+    fault: Behaviour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.models.trouble._SECONDS_TO_TELL", 0.0)
+    async with serve(GOOD, fault) as server, endpoint_for(server.url) as endpoint:
+        await endpoint.complete(REQUEST, headers={})
+        for _ in range(4):
+            with pytest.raises(ModelError) as caught:
+                await endpoint.complete(REQUEST, headers={})
+            assert not isinstance(caught.value, EndpointPaused)
+
+
+async def test_what_has_replied_before_this_process_is_waited_for_and_what_never_has_may_be_a_wrong_address() -> None:
+    for known, error in ((True, EndpointPaused), (False, EndpointUnavailable)):
+        settings = EndpointSettings(
+            name="policy", base_url="http://127.0.0.1:9/v1", backoff=0.001, backoff_max=0.001, attempts=2
+        )
+        async with Endpoint(settings, has_replied=known) as endpoint:
+            with pytest.raises(error) as caught:
+                await endpoint.complete(REQUEST, headers={})
+            assert type(caught.value) is error
+
+
 @pytest.mark.parametrize(
     ("key", "advice"),
     [
