@@ -6,6 +6,7 @@ the last one, or asks a function which one is next. Requests are recorded as the
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -114,6 +115,25 @@ async def drip(request: web.Request) -> web.StreamResponse:
     while True:
         await response.write(b" ")
         await anyio.sleep(0.02)
+
+
+async def flood(request: web.Request) -> web.StreamResponse:
+    """Send a body that never ends, as fast as it is read."""
+    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    await response.prepare(request)
+    while True:
+        await response.write(b" " * 65536)
+
+
+async def zeros(request: web.Request) -> web.StreamResponse:
+    """Send a few kilobytes that are a gigabyte when they are inflated."""
+    response = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Encoding": "gzip"})
+    await response.prepare(request)
+    packer = zlib.compressobj(wbits=31)
+    for _ in range(1024):
+        await response.write(packer.compress(bytes(1 << 20)))
+    await response.write_eof(packer.flush())
+    return response
 
 
 async def stall_in_body(request: web.Request) -> web.StreamResponse:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import resource
 import traceback
 from dataclasses import replace
 
@@ -38,12 +39,14 @@ from tests.models.server import (
     drip,
     endpoint_for,
     failure,
+    flood,
     garbage,
     reset_before,
     reset_during,
     serve,
     stall,
     stall_in_body,
+    zeros,
 )
 from tests.models.simulated_server import seeded
 
@@ -741,6 +744,16 @@ async def test_tokens_of_a_request_that_was_refused_for_its_length_are_there_for
                 with pytest.raises(ContextOverflow):
                     await endpoint.complete(long, headers={})
                 assert (await endpoint.complete(REQUEST, headers={})).content == "hi"
+
+
+@pytest.mark.parametrize("behaviour", [flood, zeros])
+async def test_a_reply_without_end_is_broken_off_before_it_fills_the_memory(behaviour: Behaviour) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    async with serve(behaviour, GOOD) as server, endpoint_for(server.url, attempts=1) as endpoint:
+        with pytest.raises(EndpointUnavailable, match="the reply is longer than 16 MiB"):
+            await endpoint.complete(REQUEST, headers={})
+        assert (await endpoint.complete(REQUEST, headers={})).content == "hi"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 128 << 10, "kilobytes"
 
 
 async def test_a_connection_that_breaks_or_an_answer_of_failure_is_no_trouble_of_reaching_it() -> None:

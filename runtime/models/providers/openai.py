@@ -23,7 +23,7 @@ from runtime.loopback import is_loopback
 from runtime.models.bodies import Answer, count, parse_json, read_answer
 from runtime.models.capabilities import fit
 from runtime.models.chat import ChatRequest
-from runtime.models.faults import Fault, connection_fault, status_fault
+from runtime.models.faults import Fault, body_fault, connection_fault, status_fault
 from runtime.models.providers.http import (
     KEEPALIVE_SECONDS,
     MOST_CONNECTIONS,
@@ -38,6 +38,12 @@ from runtime.models.transport import Learn
 _JSON = "application/json"
 # Longer bodies are handed over in pieces, so that copying one does not hold up the loop.
 _ONE_PIECE = 1 << 20
+# Far above what a model can write, and far below what a server gone mad can send in the time of an attempt.
+_MOST_BYTES = 16 << 20
+
+
+class _TooLongError(Exception):
+    """Raised when an answer has more bytes than any should."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,8 @@ class OpenAITransport:
         started = loop_time()
         try:
             response = await self._post(self._url, body, headers)
+        except _TooLongError:
+            return body_fault(f"the reply is longer than {_MOST_BYTES >> 20} MiB", "")
         except NETWORK_ERRORS as error:
             if (
                 isinstance(error, aiohttp.ClientHttpProxyError)
@@ -95,7 +103,7 @@ class OpenAITransport:
         return read_answer(response.content, request_id, self._as_text)
 
     async def _post(self, url: yarl.URL, body: bytes, headers: Mapping[str, str]) -> _Response:
-        """Post a body and read the answer whole. Raises NETWORK_ERRORS."""
+        """Post a body and read the answer whole. Raises NETWORK_ERRORS and _TooLongError."""
         assert self._session is not None  # an endpoint opens its transport before it asks
         response = await self._session.post(
             url,
@@ -104,8 +112,7 @@ class OpenAITransport:
             allow_redirects=False,
             proxy=self._proxy,
         )
-        # Read to its end, or broken off, a response has given its connection back.
-        return _Response(response.status, response.headers, response.raw_headers, await response.read())
+        return _Response(response.status, response.headers, response.raw_headers, await _read(response))
 
     async def count_tokens(self, body: bytes) -> int | None:
         """Ask vLLM's `/tokenize`, which lies beside `/v1`."""
@@ -114,7 +121,7 @@ class OpenAITransport:
         url = yarl.URL(self._settings.base_url.removesuffix("/v1") + "/tokenize", encoded=True)
         try:
             response = await self._post(url, asked, {})
-        except NETWORK_ERRORS:
+        except (*NETWORK_ERRORS, _TooLongError):
             return None
         document = parse_json(response.content)
         return count(document.get("count")) or None if isinstance(document, dict) else None
@@ -134,6 +141,23 @@ class OpenAITransport:
         if any(name.startswith(HEADER_PREFIX) for name in noted):
             self._learn(noted)
         return noted.get("x-request-id", "")
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The body. Read to its end, or broken off, a response has given its connection back."""
+    blocks: list[bytes] = []
+    size = 0
+    try:
+        while size <= _MOST_BYTES and (block := await response.content.readany()):
+            blocks.append(block)
+            size += len(block)
+    except BaseException:
+        response.close()
+        raise
+    if size > _MOST_BYTES:
+        response.close()
+        raise _TooLongError
+    return b"".join(blocks)
 
 
 def make_transport(settings: EndpointSettings, learn: Learn) -> OpenAITransport:
