@@ -204,6 +204,12 @@ class Workspaces:
         self._root.mkdir(parents=True, exist_ok=True)
         self._root.chmod(0o711)
 
+    def _make_anew(self, path: Path) -> None:
+        """Make an empty folder in place of whatever is there, or has been cleaned away with all around it."""
+        self._make_root()
+        _remove(path)
+        path.mkdir(mode=_CLOSED)
+
     @contextlib.asynccontextmanager
     async def open(self, name: str) -> AsyncIterator[Workspace]:
         """An empty workspace, removed in the end; what cannot be removed then is when it is opened again."""
@@ -212,7 +218,7 @@ class Workspaces:
         self._open.add(name)
         try:
             if not await self._calls.succeeds(partial(os.mkdir, path, _CLOSED)):
-                await anyio.to_thread.run_sync(_make_anew, path)
+                await anyio.to_thread.run_sync(self._make_anew, path)
             yield Workspace(path, self._limits)
         finally:
             try:
@@ -310,12 +316,6 @@ def _empty(root: Path) -> None:
         found = list(entries)
     for entry in found:
         _remove(Path(entry.path))
-
-
-def _make_anew(path: Path) -> None:
-    """Make an empty folder in place of whatever is there."""
-    _remove(path)
-    path.mkdir(mode=_CLOSED)
 
 
 def _try_to_remove(path: Path) -> None:

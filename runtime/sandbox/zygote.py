@@ -18,6 +18,7 @@ import orjson
 from runtime.errors import InfrastructureError
 from runtime.logs import get_logger
 from runtime.sandbox.child import tree
+from runtime.sandbox.child.leftovers import PREFIX
 from runtime.sandbox.footing import Footing
 from store.jsontypes import JsonValue
 
@@ -214,7 +215,7 @@ def _make_scratch(footing: Footing) -> Path:
     """A folder for the temporary files of executions, which they may pass but not list."""
     usual = Path(tempfile.gettempdir())
     parent = usual if footing.reaches(usual / "any") else Path("/tmp")  # noqa: S108 - mkdtemp makes it safe
-    scratch = Path(tempfile.mkdtemp(prefix="cso-sandbox-", dir=parent))
+    scratch = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
     scratch.chmod(0o711)
     return scratch
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
@@ -286,3 +287,14 @@ async def test_too_many_files_and_too_many_bytes_are_refused(workspaces: Workspa
         (workspace.path / "big").write_bytes(bytes((1 << 20) + 1))
         with pytest.raises(WorkspaceTooLargeError, match="1 MB"):
             await workspace.capture()
+
+
+async def test_a_workspace_is_made_where_all_around_it_has_been_cleaned_away(
+    workspaces: Workspaces, tmp_path: Path
+) -> None:
+    async with workspaces.open("before"):
+        pass
+    shutil.rmtree(tmp_path / "data")
+    async with workspaces.open("a") as workspace:
+        assert workspace.path.is_dir()
+        assert workspace.path.parent.stat().st_mode & 0o777 == 0o711

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from anyio.abc import Process
 
 from runtime.errors import InfrastructureError
 from runtime.sandbox import JsonValue, ProcessSandbox
+from runtime.sandbox.child import leftovers
+from runtime.sandbox.child.leftovers import PREFIX
 from tests.sandbox.conftest import TEST_LIMITS, left_of, marked
 
 BUSY = """
@@ -90,6 +93,37 @@ async def test_a_dead_zygote_is_noticed_at_once_and_replaced(workspace: Path, fo
         execution = await sandbox.run("print(1)", workspace=folders(), tools={}, limits=TEST_LIMITS)
         assert execution.output == "1\n"
         assert not first._scratch.exists()
+
+
+async def test_a_zygote_removes_what_killed_ones_have_left_and_nothing_else(
+    folders: Callable[[], Path],
+) -> None:
+    parent, elsewhere = Path(tempfile.gettempdir()), folders()
+    left, held, young = (Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent)) for _ in range(3))
+    (left / "7" / "deep").mkdir(parents=True)
+    (left / "7" / "file").write_text("of code")
+    (elsewhere / "precious").touch()
+    link = parent / f"{PREFIX}{elsewhere.name}"
+    link.symlink_to(elsewhere)
+    for folder in (left, held, elsewhere):
+        os.utime(folder, (0, 0))
+    descriptor = leftovers.hold(str(held))
+    try:
+        async with ProcessSandbox() as sandbox:
+            await sandbox.ready()
+            with anyio.fail_after(20):
+                while left.exists():  # noqa: ASYNC110 - another process removes it
+                    await anyio.sleep(0.01)
+            execution = await sandbox.run("print(1)", workspace=folders(), tools={}, limits=TEST_LIMITS)
+            assert execution.output == "1\n"
+        assert held.exists()
+        assert young.exists()
+        assert (elsewhere / "precious").exists()
+    finally:
+        os.close(descriptor)
+        link.unlink()
+        held.rmdir()
+        young.rmdir()
 
 
 async def test_a_zygote_that_does_not_answer_is_replaced(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ import time
 import traceback
 from typing import Any
 
-from . import kernel, kin, runner, tree
+from . import kernel, kin, leftovers, runner, tree
 from .confinement import NICENESS
 from .identity import Identity, claim_block
 from .supervisor import Post, supervise, tell_problem
@@ -30,6 +30,7 @@ from .wakeups import Wakeups
 _END_S = 15.0
 _MOP_S = 5.0
 _CLEAN_S = 5.0
+_SWEEP_S = 60.0
 _MAX_REQUEST = 1 << 16
 # Imported before the forks, so that code need not wait for what code often imports.
 _WARM = """
@@ -45,6 +46,7 @@ class Zygote:
     def __init__(self, control: socket.socket, scratch: str) -> None:
         self._control = control
         self._scratch = scratch
+        leftovers.hold(scratch)  # closed by nothing but our end
         for number in (signal.SIGCHLD, signal.SIGTERM):
             signal.signal(number, lambda *_: None)
         self._wakeups = Wakeups()
@@ -71,6 +73,22 @@ class Zygote:
         # What exists now stays as it is in every fork: looking through it for garbage would only copy its pages.
         gc.collect()
         gc.freeze()
+
+    def sweep(self) -> None:
+        """Remove what zygotes that were killed have left, in a fork that ends by itself, or with this."""
+        zygote = os.getpid()
+        if os.fork():
+            return
+        status = 1
+        try:
+            kernel.die_with_parent(signal.SIGKILL, zygote)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            kernel.close_all_but(set())
+            leftovers.sweep(os.path.dirname(self._scratch), _SWEEP_S)  # noqa: PTH120 - no pathlib here
+            status = 0
+        finally:
+            os._exit(status)
 
     def serve(self) -> None:
         """Work until the daemon closes the control socket or is gone, then end what runs."""
@@ -181,6 +199,7 @@ def main(settings: dict[str, Any]) -> None:
         else:
             zygote.claim(*settings["uids"])
         zygote.warm_up()
+        zygote.sweep()
     except BaseException:
         control.send(json.dumps({"problem": traceback.format_exc()}).encode())
         raise
