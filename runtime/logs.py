@@ -81,16 +81,15 @@ class _Libraries(logging.Handler):
 class _Lines:
     """Lines for whoever reads them: that nobody does, or that they cannot be written, ends or holds up no work."""
 
-    left_out = 0  # of all such loggers together
-
     def msg(self, message: str) -> None:
         """Write a line if that can be, behind a word about those that could not."""
-        if _Lines.left_out and stderr.takes_more():
-            lines, _Lines.left_out = _Lines.left_out, 0
-            get_logger("log").error("lines were left out that stderr did not take", lines=lines)
-            if _Lines.left_out:  # this one as well
-                _Lines.left_out = lines
-        _Lines.left_out += not stderr.write_line(message)
+        lost = stderr.left_out if stderr.takes_more() else 0
+        if lost:
+            stderr.left_out = 0
+            get_logger("log").error("lines were left out that stderr did not take", lines=lost)
+            if stderr.left_out:  # this one as well
+                stderr.left_out = lost
+        stderr.write_line(message)
 
     debug = info = warning = error = critical = msg
 

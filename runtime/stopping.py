@@ -18,6 +18,7 @@ from anyio.abc import TaskStatus
 
 from runtime.clock import loop_time
 from runtime.models.journal import Asking
+from runtime.stderr import stderr
 
 _FIRST_REPORT_S = 1.0
 _NEXT_REPORT_S = 10.0
@@ -73,12 +74,10 @@ class Stop:
 
     def _end_at_once(self, number: signal.Signals) -> None:
         """End the process without any cleanup that could wait for something, and say what that costs."""
-        # Nor is there a wait for whoever reads what is said: the kernel ends us if that blocks.
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(1)
         lost = self.awaited()
         without = f", without {described(lost)}" if lost else ""
         self._tell(f"stopped at once{without}; what was committed stays")
+        stderr.drain()
         os._exit(128 + number)
 
     async def _hang_up(self) -> None:
@@ -99,6 +98,7 @@ class Stop:
             with anyio.move_on_after(LAST_WORDS_S):
                 await self.last_words()
         finally:  # also where nothing can be saved any more, as while the database closes
+            stderr.drain()
             os._exit(EXIT_GRACE_OVER)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import pty
 import select
 import subprocess
 import sys
@@ -17,12 +18,13 @@ import structlog
 
 from runtime.cli.output import say
 from runtime.hints import remember_options
-from runtime.logs import _Lines, configure_logs
+from runtime.logs import configure_logs
+from runtime.stderr import stderr
 
 
 @pytest.fixture(autouse=True)
 def _defaults_again(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(_Lines, "left_out", 0)
+    monkeypatch.setattr(stderr, "left_out", 0)
     yield
     structlog.reset_defaults()
 
@@ -99,7 +101,7 @@ def test_a_line_that_cannot_be_written_is_nobody_s_error(monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "stderr", heard)
     log.info("heard")
     lost, found = map(orjson.loads, heard.getvalue().splitlines())
-    assert (lost["event"], lost["lines"]) == ("lines were left out that stderr did not take", 5)
+    assert (lost["event"], lost["lines"]) == ("lines were left out that stderr did not take", 6)
     assert found["event"] == "heard"
 
 
@@ -127,22 +129,77 @@ def test_a_reader_that_reads_no_more_holds_nothing_up_and_later_learns_what_it_m
         stderr=subprocess.PIPE,
     ) as process:
         try:
+            assert process.stdin is not None
             assert process.stdout is not None
             assert process.stderr is not None
             assert select.select([process.stdout], [], [], 60)[0], "it waits for somebody to read"
-            os.set_blocking(process.stderr.fileno(), False)
-            before = process.stderr.read()
-            os.set_blocking(process.stderr.fileno(), True)
+            before = b""
+            while select.select([process.stderr], [], [], 1)[0]:
+                before += os.read(process.stderr.fileno(), 1 << 16)
             _, after = process.communicate(b"go on\n", timeout=60)
         finally:
             process.kill()
-    *whole, last = before.split(b"\n")
-    heard = [orjson.loads(line)["number"] for line in whole]
-    assert heard == list(range(len(heard)))
-    assert last == b"" or not last.endswith(b"}")
+    heard = [orjson.loads(line)["number"] for line in before.splitlines()]
+    assert heard == list(range(len(heard))), "nothing is left out between lines that there was room for"
+    assert len(heard) < lines
     told, read = map(orjson.loads, after.strip().split(b"\n"))
     assert (told["event"], told["lines"]) == ("lines were left out that stderr did not take", lines - len(heard))
     assert read["event"] == "read"
+
+
+def test_a_reader_that_reads_misses_nothing_of_many_lines_at_once() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", UNREAD.format(lines=20_000, more=0)],
+        input=b"",
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    heard = [orjson.loads(line).get("number") for line in done.stderr.splitlines()]
+    assert heard == [*range(20_000), None]
+
+
+def test_a_terminal_whose_connection_is_dead_holds_nothing_up() -> None:
+    ours, theirs = pty.openpty()
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-c", UNREAD.format(lines=3000, more=0)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+        ) as process:
+            try:
+                done, _ = process.communicate(b"go on\n", timeout=60)
+            finally:
+                process.kill()
+        assert (done, process.returncode) == (b"done\n", 0)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_a_disk_that_is_full_for_a_while_holds_nothing_up_and_what_it_missed_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Path("/dev/full").open("w") as file, (tmp_path / "log").open("w") as room:
+        monkeypatch.setattr(sys, "stderr", file)
+        configure_logs("info")
+        log = structlog.get_logger("somewhere")
+        with stderr.holding_up_nothing():
+            for _ in range(3):
+                log.info("lost")
+            stderr.drain()
+            os.dup2(room.fileno(), file.fileno())
+            for event in ("heard", "heard again"):
+                log.info(event)
+                stderr.drain()
+    told = [orjson.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [each["event"] for each in told] == [
+        "heard",
+        "lines were left out that stderr did not take",
+        "heard again",
+    ]
+    assert told[1]["lines"] == 3
 
 
 def test_what_libraries_say_is_in_the_form_of_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
