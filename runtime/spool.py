@@ -186,6 +186,11 @@ class Spool:
         return target
 
 
+def rejected_files(folder: Path) -> int:
+    """How many task files lie rejected in a spool folder: until somebody mends or removes them."""
+    return sum(1 for _ in (folder / "rejected").glob(f"*{SUFFIX}"))
+
+
 @contextlib.contextmanager
 def _noting(troubles: dict[str, str], path: Path) -> Iterator[None]:
     """Let the block fail for the sake of the folder or the disk, and note it."""

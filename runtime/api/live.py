@@ -6,8 +6,10 @@ import os
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import orjson
+from anyio.to_thread import run_sync
 
 from runtime.api.counts import Counts
 from runtime.clock import loop_time
@@ -15,6 +17,7 @@ from runtime.daemon import Daemon
 from runtime.lag import LagMeter
 from runtime.machine import described
 from runtime.models.pool import Pool
+from runtime.spool import rejected_files
 from store.database import Reader
 from store.events import Event, Resumed
 from store.jsontypes import JsonValue
@@ -70,9 +73,18 @@ async def live_status(live: Live) -> dict[str, JsonValue]:
         "rollouts": {"in_use": daemon.slots.in_use, "limit": daemon.slots.total},
         "at_work": await _at_work(daemon),
         "endpoints": {role: _endpoint(pool) for role, pool in daemon.endpoints.items()},
+        "spool": await _spool(daemon),
         "resumed": [{"run": names.get(one.run), **one.facts()} for one in live.resumed],
         "loop_lag": None if lag is None else asdict(lag),
     }
+
+
+async def _spool(daemon: Daemon) -> dict[str, JsonValue] | None:
+    """The folder from which task files are taken, and how many were rejected; None where there is none."""
+    folder = daemon.settings.queue.spool
+    if not folder or not daemon.every_run:
+        return None
+    return {"folder": folder, "rejected": await run_sync(rejected_files, Path(folder))}
 
 
 def _endpoint(pool: Pool) -> dict[str, JsonValue]:

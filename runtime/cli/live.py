@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.api.token import api_token
+from runtime.cli.report import counted
 from runtime.clock import clock_time
 from runtime.config.settings import Api
 from runtime.errors import CsoError
@@ -58,6 +59,10 @@ def daemon_rows(seen: Facts | None) -> Iterator[tuple[str, str]]:
         yield "rollouts", f"{rollouts['in_use']} of {rollouts['limit']} places in use"
     if work := seen.get("at_work"):
         yield from _at_work(work)
+    spool = seen.get("spool") or {}
+    if rejected := spool.get("rejected"):
+        files = counted(rejected, "task file")
+        yield "spool", f"{files} rejected: see what is wrong with each in {spool['folder']}/rejected"
     for role, endpoint in seen.get("endpoints", {}).items():
         yield f"{role} endpoint", _endpoint(endpoint)
         for replica in endpoint.get("replicas", ()):

@@ -239,6 +239,13 @@ async def test_a_service_manager_hears_of_start_life_reload_and_stop(
             await daemon.said("task file taken", file="moved.jsonl", new=1, known=0)
             await daemon.said("task finished", task="m")
             assert [path.name for path in (spool / "done").iterdir()] == ["moved.jsonl"]
+            assert "rejected" not in (await cso("status", environ=environ)).output
+            bad = data.parent / "bad.jsonl"
+            bad.write_text("no JSON\n")
+            bad.rename(spool / "bad.jsonl")
+            await daemon.said("task file rejected", file="bad.jsonl")
+            rows = (await cso("status", environ=environ)).output
+            assert f"1 task file rejected: see what is wrong with each in {spool}/rejected" in " ".join(rows.split())
 
             daemon.send(signal.SIGTERM)
             stopping = await ears.until(STOPPING="1")
