@@ -6,13 +6,14 @@ none, in the command itself; `runtime.api.client` hands them to a daemon over HT
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
+import orjson
 
 from runtime.config.settings import Settings
 from runtime.errors import ConfigError, CsoError
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from runtime.bus import Bus  # a daemon's; its clients would import it for nothing
 
 BATCH = 64  # tasks handed over in one transaction or request, so that a long file does not hold up everyone else
-_BATCH_FILE_BYTES = 16 << 20
+_BATCH_BYTES = 16 << 20
 
 
 class UnknownNameError(ConfigError):
@@ -110,6 +111,7 @@ class LocalControl:
     Args:
         bus: of the daemon that works on it, which then acts at once; None if nobody works.
         serves: whether that daemon works on a run.
+        take_up: has that daemon go on with a run, by its id, and with what rests of it.
         ask_again: has that daemon's endpoints asked again that stopped.
     """
 
@@ -120,12 +122,14 @@ class LocalControl:
         *,
         bus: Bus | None = None,
         serves: Callable[[Run], bool] = lambda _run: False,
+        take_up: Callable[[int], Awaitable[None]] | None = None,
         ask_again: Callable[[], None] = lambda: None,
     ) -> None:
         self._database = database
         self._settings = settings
         self._bus = bus
         self._serves = serves
+        self._go_on_with = take_up
         self._ask_again = ask_again
 
     async def submit(self, records: Sequence[TaskRecord], *, run: str | None = None, priority: int = 0) -> Submitted:
@@ -207,7 +211,10 @@ class LocalControl:
 
     async def resume(self, run: str) -> bool:
         """Take a run up again; see Control."""
-        await self._database.write(partial(set_paused, run=(await self._run(run)).id, paused=False))
+        number = (await self._run(run)).id
+        await self._database.write(partial(set_paused, run=number, paused=False))
+        if self._go_on_with is not None:
+            await self._go_on_with(number)
         return self._admit(await self._run_now(run))
 
     async def _take_up(self, run: Run) -> None:
@@ -262,8 +269,8 @@ async def read_parcels(records: Sequence[TaskRecord]) -> AsyncIterator[list[Parc
     for record in records:
         parcel = Parcel(record, await _read_file(record))
         batch.append(parcel)
-        size += sum(len(file.content) for file in parcel.files)
-        if len(batch) == BATCH or size >= _BATCH_FILE_BYTES:
+        size += len(orjson.dumps(record.original)) + sum(len(file.content) for file in parcel.files)
+        if len(batch) == BATCH or size >= _BATCH_BYTES:
             yield batch
             batch, size = [], 0
     if batch:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
@@ -38,11 +38,13 @@ from runtime.slots import Slots
 from runtime.workspaces import WorkspaceLimits, Workspaces, workspaces_folder
 from store.database import Database
 from store.errors import DataLockedError
+from store.events import Resumed
 from store.runs import Run, list_runs, read_runs
 from store.spending import roles_heard
 
 _LOCK_WAIT_S = 3.0
 _LOCK_LOOK_S = 0.05
+_PLACE_LOOK_S = 5.0
 _log = get_logger("models")
 
 
@@ -54,6 +56,7 @@ class Daemon:
         settings: those in effect; some of them change when they are read anew.
         run: the one that the settings name.
         every_run: work on all runs that the settings fit, not on `run` alone.
+        resumed: what earlier processes had left open in the runs that were taken up.
     """
 
     settings: Settings
@@ -66,11 +69,19 @@ class Daemon:
     services: Services
     endpoints: Mapping[str, Pool]
     slots: Slots
+    resumed: list[Resumed] = field(default_factory=list)
 
     @property
     def control(self) -> LocalControl:
         """Takes requests from people, and sees to it that the bus acts on them."""
-        return LocalControl(self.database, self.settings, bus=self.bus, serves=self.serves, ask_again=self._ask_again)
+        return LocalControl(
+            self.database,
+            self.settings,
+            bus=self.bus,
+            serves=self.serves,
+            take_up=self.take_up,
+            ask_again=self._ask_again,
+        )
 
     def _ask_again(self) -> None:
         self.services.models.given_up.clear()
@@ -82,15 +93,19 @@ class Daemon:
         is_ours = run.id == self.run.id or (self.every_run and run.digest == self.run.digest)
         return is_ours and not run.paused
 
-    async def take_up(self) -> None:
-        """Go on with what rested or was left open in the runs that are worked on here, and tell of it."""
-        runs = [run for run in await list_runs(self.database) if self.serves(run)]
+    async def take_up(self, only: int | None = None) -> None:
+        """Go on with what rested or was left open in the runs that are worked on here, or in one, and tell of it."""
+
+        def is_meant(run: Run) -> bool:
+            return self.serves(run) and only in (None, run.id)
+
+        runs = [run for run in await list_runs(self.database) if is_meant(run)]
         await wake(self.database, self.services.models.budget, [run.id for run in runs])
         for run in runs:
-            if run.id not in self.bus.runs:
-                await tell_of_resumption(self.database, run)
+            if run.id not in self.bus.runs and (resumed := await tell_of_resumption(self.database, run)):
+                self.resumed.append(resumed)
         # Read in line with other writes, for one may have been paused meanwhile.
-        self.bus.admit([run.id for run in await self.database.write(read_runs) if self.serves(run)])
+        self.bus.admit([run.id for run in await self.database.write(read_runs) if is_meant(run)])
 
     async def work(self, *, until_drained: bool, meanwhile: Callable[[], Awaitable[None]] | None = None) -> None:
         """Deliver events until cancelled or, if asked to, until nothing is owed but what was set aside.
@@ -104,11 +119,18 @@ class Daemon:
             tasks.start_soon(self.event_log.run, name="event log")
             tasks.start_soon(self.bus.run, self.database, handlers)
             tasks.start_soon(watch_clock, self.bus.look)
+            tasks.start_soon(self._watch_place, name="place of the database")
             if meanwhile is not None:
                 await meanwhile()
             if until_drained:
                 await self.bus.wait_until_drained(self.database)
                 tasks.cancel_scope.cancel()
+
+    async def _watch_place(self) -> None:
+        """Find out that the database is gone also where nothing is written; raises DatabaseGoneError."""
+        while True:
+            await self.database.flush()
+            await anyio.sleep(_PLACE_LOOK_S)
 
 
 @contextlib.asynccontextmanager

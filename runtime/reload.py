@@ -58,6 +58,7 @@ async def apply_settings(daemon: Daemon, wanted: Settings, environ: Mapping[str,
     if has_other_caps:
         await daemon.services.models.budget.adjust(daemon.database, run=of_run, task=of_task)
     daemon.settings = settings
+    daemon.services = replace(daemon.services, settings=settings)
     _put_into_effect(daemon, replicas)
     if has_other_caps:
         daemon.bus.tell_of_caps_anew()
@@ -89,9 +90,8 @@ def _put_into_effect(daemon: Daemon, replicas: Mapping[str, Sequence[EndpointSet
         daemon.endpoints[role].adjust(at)
     daemon.bus.release_held()
     # How many workers a stage wants is its own business, so it is asked as at the start.
-    services = replace(daemon.services, settings=settings)
     for make in daemon.classes.values():
-        handler = make(services)
+        handler = make(daemon.services)
         daemon.bus.staff(handler.name, handler.workers)
 
 

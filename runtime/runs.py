@@ -115,15 +115,13 @@ def _shown(value: JsonValue) -> str:
     return f"{text[:_SHOWN]}…" if len(text) > _SHOWN else text or '""'
 
 
-async def tell_of_resumption(database: Database, run: Run) -> None:
-    """Put into the log what an earlier process left open in a run, if it left anything."""
+async def tell_of_resumption(database: Database, run: Run) -> Resumed | None:
+    """Put into the log what an earlier process left open in a run, if it had begun and left anything."""
     left = await count_open_work(database, run.id)
-    if left.deliveries:
-        resumed = Resumed(
-            run=run.id,
-            deliveries=left.deliveries,
-            trajectories=left.trajectories,
-            steps=left.steps,
-            calls=left.calls,
-        )
-        await database.write(lambda transaction: transaction.publish(resumed))
+    if not (left.deliveries and left.begun):
+        return None
+    resumed = Resumed(
+        run=run.id, deliveries=left.deliveries, trajectories=left.trajectories, steps=left.steps, calls=left.calls
+    )
+    await database.write(lambda transaction: transaction.publish(resumed))
+    return resumed

@@ -158,6 +158,8 @@ class _Reloader:
                 done = await apply_settings(self._live.daemon, wanted, self._environ)
             except (ConfigError, StorageTroubleError) as error:
                 _log.error("configuration not read: everything stays as it was", error=str(error))
+            except Exception:  # noqa: BLE001 - the border to a signal: a defect met by it must not end the work
+                _log.exception("configuration not read, for a reason of ours")
             else:
                 self._tell(done)
             self._manager.ready(describe(self._live))

@@ -186,9 +186,14 @@ class Spool:
         return target
 
 
-def rejected_files(folder: Path) -> int:
-    """How many task files lie rejected in a spool folder: until somebody mends or removes them."""
-    return sum(1 for _ in (folder / "rejected").glob(f"*{SUFFIX}"))
+def rejected_files(folder: Path) -> int | None:
+    """How many task files lie rejected in a spool folder until somebody mends or removes them; None if unknown."""
+    try:
+        return sum(name.endswith(SUFFIX) for name in os.listdir(folder / "rejected"))  # noqa: PTH208 - names alone
+    except FileNotFoundError:
+        return 0
+    except OSError:
+        return None
 
 
 @contextlib.contextmanager

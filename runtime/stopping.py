@@ -63,7 +63,8 @@ class Stop:
                 task_status.started()
                 async for number in received:
                     if number == signal.SIGHUP and self.on_hangup is not None:
-                        tasks.start_soon(self._hang_up)
+                        if self.signal is None:
+                            tasks.start_soon(self._hang_up)
                     elif self.signal is None:
                         self.signal = number
                         self.on_stop()

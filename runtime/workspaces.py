@@ -30,7 +30,7 @@ from store.blobs import Packed, decode_blob, pack
 from store.database import Reader
 from store.manifests import Entry, FileEntry, FolderEntry, LinkEntry, Manifest
 from store.transaction import Transaction
-from store.trouble import free_bytes
+from store.trouble import has_room
 
 T = TypeVar("T")
 _REMOVE_DEADLINE_S = 60.0
@@ -102,8 +102,7 @@ class Workspace:
             WorkspaceTooLargeError: it holds more than the limits allow.
             InfrastructureError: the disk is full, so that what the code did says nothing about the code.
         """
-        free = free_bytes(self.path)
-        if free is not None and free < _ROOM_BYTES:
+        if not has_room(self.path, _ROOM_BYTES):
             raise InfrastructureError("the disk was full when the code of a step ran, so that nothing of it counts")
         # Most steps leave no file, and one look at an empty folder, too, takes less time than a thread.
         return Capture() if _is_empty(self.path) else await anyio.to_thread.run_sync(self._capture)

@@ -138,7 +138,9 @@ def rest_delivery(transaction: Transaction, delivery: Delivery, why: BudgetSpent
 def wake_deliveries(transaction: Transaction, *, run: int, but: Collection[int]) -> int:
     """Hand out again what rests of a run, but for some tasks; how many deliveries."""
     cursor = transaction.execute(
-        "UPDATE deliveries SET dead = 0 WHERE run = ? AND dead = ? AND task NOT IN (SELECT value FROM json_each(?))",
+        # The time in which it rested is none in which it failed.
+        "UPDATE deliveries SET dead = 0, failing = NULL"
+        " WHERE run = ? AND dead = ? AND task NOT IN (SELECT value FROM json_each(?))",
         (run, _AT_REST, _listed(but)),
     )
     return cursor.rowcount

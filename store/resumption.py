@@ -9,8 +9,12 @@ from store.database import Reader
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenWork:
-    """Counts of what is open: deliveries owed, rollouts begun, and the steps and replies that they keep."""
+    """Counts of what is open: deliveries owed, rollouts begun, and the steps and replies that they keep.
 
+    `begun` is whether anything has ever been done in the run: any model has replied, or any rollout is under way.
+    """
+
+    begun: bool
     deliveries: int
     trajectories: int
     steps: int
@@ -28,14 +32,19 @@ async def count_open_work(reader: Reader, run: int) -> OpenWork:
         begun AS (
             SELECT id FROM trajectories WHERE outcome IS NULL AND task IN (SELECT task FROM owed)
         )
-        SELECT (SELECT count(*) FROM owed) AS deliveries,
+        SELECT EXISTS (SELECT 1 FROM spending WHERE run = ?) OR EXISTS (SELECT 1 FROM begun) AS begun,
+               (SELECT count(*) FROM owed) AS deliveries,
                (SELECT count(*) FROM begun) AS trajectories,
                (SELECT count(*) FROM steps WHERE trajectory IN (SELECT id FROM begun)) AS steps,
                (SELECT count(*) FROM calls WHERE trajectory IN (SELECT id FROM begun)) AS calls
         """,
-        (run,),
+        (run, run),
     )
     assert row is not None  # a query without FROM has one row
     return OpenWork(
-        deliveries=row["deliveries"], trajectories=row["trajectories"], steps=row["steps"], calls=row["calls"]
+        begun=bool(row["begun"]),
+        deliveries=row["deliveries"],
+        trajectories=row["trajectories"],
+        steps=row["steps"],
+        calls=row["calls"],
     )

@@ -16,12 +16,13 @@ from store.spending import Spent, by_role, load_spending, price_of_pair
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcomes:
-    """Rollouts by how they ended; `error` is never evidence. `open` have not ended."""
+    """Rollouts by how they ended; `error` is never evidence. `open` have not yet, `cancelled` never will."""
 
     success: int = 0
     failure: int = 0
     error: int = 0
     open: int = 0
+    cancelled: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,11 +151,15 @@ async def _count_rollouts(view: View, run: int) -> dict[str, Outcomes]:
         """
         SELECT CASE WHEN t.parent IS NULL THEN 'trajectories' WHEN c.ordinal = 0 THEN 'controls'
                     ELSE 'branches' END AS sort,
-               ifnull(t.outcome, 'open') AS outcome, count(*) AS n
+               CASE WHEN t.outcome IS NOT NULL THEN t.outcome
+                    WHEN t.task IN (SELECT task FROM events INDEXED BY events_ended
+                                    WHERE run = :run AND kind IN ('task-finished', 'task-cancelled')
+                                    AND kind = 'task-cancelled')
+                    THEN 'cancelled' ELSE 'open' END AS outcome, count(*) AS n
         FROM trajectories t JOIN tasks k ON k.id = t.task LEFT JOIN candidates c ON c.id = t.candidate
-        WHERE k.run = ? GROUP BY 1, 2
+        WHERE k.run = :run GROUP BY 1, 2
         """,
-        (run,),
+        {"run": run},
     )
     found: dict[str, dict[str, int]] = {"trajectories": {}, "branches": {}, "controls": {}}
     for row in rows:

@@ -27,6 +27,7 @@ RETRY_S = 1.0
 _PROBE_BYTES = 1 << 20
 # Likewise for what a rollout opens: its sandbox, a connection, a file or two.
 _PROBE_DESCRIPTORS = 16
+_FEW_FILES = 16
 # How long the answer of a probe holds: what fails together is one question.
 _PROBE_HOLDS_S = 1.0
 
@@ -140,6 +141,15 @@ def free_bytes(directory: Path) -> int | None:
         disk = os.statvfs(directory)
         return disk.f_bavail * disk.f_frsize
     return None
+
+
+def has_room(directory: Path, size: int) -> bool:
+    """Whether so many bytes and a few files would fit on the directory's disk; also where nobody can tell."""
+    try:
+        disk = os.statvfs(directory)
+    except OSError:
+        return True
+    return disk.f_bavail * disk.f_frsize >= size and (disk.f_files == 0 or disk.f_favail >= _FEW_FILES)
 
 
 def _trouble(kind: str, directory: Path, reason: str) -> StorageTroubleError:

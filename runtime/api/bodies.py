@@ -13,7 +13,7 @@ import orjson
 
 from runtime.config.settings import NAME_PATTERN, NAME_RULE
 from runtime.control import Parcel
-from store.formats.task_files import BadTaskError, read_record
+from store.formats.task_files import MAX_LINE_BYTES, BadTaskError, read_record
 from store.jsontypes import JsonValue
 from store.tasks import TaskFile
 
@@ -134,6 +134,8 @@ def _parcel(number: int, item: JsonValue) -> Parcel:
         record = read_record(cast("dict[str, JsonValue]", item["record"]))
     except BadTaskError as error:
         raise BadRequestError(f"{place}: {error}") from None
+    if len(orjson.dumps(record.original)) > MAX_LINE_BYTES:
+        raise BadRequestError(f"{place}: it has more than {MAX_LINE_BYTES} bytes")
     if record.answer is None:
         raise BadRequestError(f"{place}: it has no answer, so attempts at it cannot be judged")
     if (record.file is None) is not (item.get("file") is None):

@@ -29,18 +29,22 @@ def make_guard(*, token: str | None) -> Middleware:
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if token is None and uids is not None and not await _is_a_persons(request, uids):
+        is_open = request.path in OPEN_PATHS
+        if token is None and uids is not None and not is_open and not await _is_a_persons(request, uids):
             raise web.HTTPForbidden(reason="code of rollouts may not talk to the daemon")
         if token is None and not is_loopback(_host(request)):
             raise web.HTTPForbidden(reason="the Host header names another machine")
         if not _is_own_origin(request):
             raise web.HTTPForbidden(reason="requests of other sites are refused")
-        if token is not None and request.path not in OPEN_PATHS and not _holds(request, token):
+        if token is not None and not is_open and not _holds(request, token):
             raise web.HTTPUnauthorized(
                 reason="the token is missing or wrong", headers={hdrs.WWW_AUTHENTICATE: "Bearer"}
             )
         if request.method == hdrs.METH_POST and request.can_read_body and request.content_type != "application/json":
             raise web.HTTPUnsupportedMediaType(reason="send the body as application/json")
+        # A few kilobytes can be gigabytes, and unpacking them would be the event loop's work.
+        if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+            raise web.HTTPUnsupportedMediaType(reason="send the body as it is: no Content-Encoding is taken")
         return await handler(request)
 
     return guard

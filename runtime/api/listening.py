@@ -37,7 +37,13 @@ async def listening(live: Live, settings: Api, environ: Mapping[str, str]) -> As
             f"put one into {named}, or listen on 127.0.0.1"
         )
     app = make_app(live, token=token, max_body=settings.max_body_mb * _MIB)
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_LAST_REQUESTS_S)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        handle_signals=False,
+        shutdown_timeout=_LAST_REQUESTS_S,
+        auto_decompress=False,  # see guard.py
+    )
     await runner.setup()
     try:
         try:

@@ -19,7 +19,7 @@ from runtime.machine import described
 from runtime.models.pool import Pool
 from runtime.spool import rejected_files
 from store.database import Reader
-from store.events import Event, Resumed
+from store.events import Event
 from store.jsontypes import JsonValue
 from store.runs import list_runs
 
@@ -36,7 +36,6 @@ class Live:
     counts: Counts = field(default_factory=Counts)
     url: str = ""
     stopping: bool = False
-    resumed: list[Resumed] = field(default_factory=list)
     started: float = field(default_factory=time.time)
 
     @property
@@ -49,8 +48,6 @@ class Live:
     def note(self, event: Event) -> None:
         """Watch the bus."""
         self.counts.note(event)
-        if isinstance(event, Resumed):
-            self.resumed.append(event)
 
 
 async def live_status(live: Live) -> dict[str, JsonValue]:
@@ -74,7 +71,7 @@ async def live_status(live: Live) -> dict[str, JsonValue]:
         "at_work": await _at_work(daemon),
         "endpoints": {role: _endpoint(pool) for role, pool in daemon.endpoints.items()},
         "spool": await _spool(daemon),
-        "resumed": [{"run": names.get(one.run), **one.facts()} for one in live.resumed],
+        "resumed": [{"run": names.get(one.run), **one.facts()} for one in daemon.resumed],
         "loop_lag": None if lag is None else asdict(lag),
     }
 

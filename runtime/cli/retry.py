@@ -27,8 +27,10 @@ def retry(
 
     A daemon at work then asks endpoints again that refused a key, or that wanted to be left alone.
     """
-    if (task is not None) is everything:
-        raise ConfigError("say what to try again: --task ID, or --all")
+    if task is not None and everything:
+        raise ConfigError("--task and --all are two things: say one of them")
+    if task is None and not everything and name is None:
+        raise ConfigError("say what to try again: --task ID, --run NAME, or --all")
     revived, is_daemon, is_given_up = anyio.run(_retry, settings_for(file, data), name, task)
     if json:
         write_json({"run": name, "task": task, "deliveries": revived, "daemon": is_daemon})

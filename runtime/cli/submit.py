@@ -40,7 +40,9 @@ def submit(
     is_new = name is not None and anyio.run(_found, settings.run.data, name) is None
     taken, is_daemon = anyio.run(_submit, settings, records, name, priority)
     if json:
-        write_json({"run": taken.run, "new": taken.new, "known": taken.known, "daemon": is_daemon})
+        write_json(
+            {"run": taken.run, "new": taken.new, "known": taken.known, "left_out": len(problems), "daemon": is_daemon}
+        )
     else:
         write_data(_told(taken, is_new=is_new))
     tell_left_out(problems)

@@ -82,8 +82,8 @@ def tail(
     hidden = () if everything or json or kinds else BUSY_KINDS
     wanted = Wanted(kinds=_checked(kinds) if kinds else None, but=hidden, task=task, run=name)
     folder = data or load_settings(file, os.environ, {}).settings.run.data
-    seq, begin = parse_since(since, now=time.time()) if since else (0, None)
-    count = last if last is not None else 0 if since else _LAST
+    seq, begin = (0, None) if since is None else parse_since(since, now=time.time())
+    count = last if last is not None else _LAST if since is None else 0
     asked = Asked(folder=folder, wanted=wanted, last=count, seq=seq, time=begin)
     show = show_json if json else show_lines(one_run=name is not None)
     anyio.run(follow_log if follow else show_log, asked, show)
@@ -205,9 +205,15 @@ async def _follow_one(reader: Reader, asked: Asked, show: Show) -> None:
 
 
 async def _start(log: Log, asked: Asked, end: int) -> int:
-    """The seq behind which to begin where `end` is the last there is."""
+    """The seq behind which to begin where `end` is the last there is.
+
+    Raises:
+        ConfigError: there is no event of that seq yet.
+    """
     if asked.seq > end:
-        say(f"the newest event is {end}, and --since names {asked.seq}: is that of another folder?")
+        raise ConfigError(
+            f"--since {asked.seq}: the newest event in {asked.folder} is {end}, so that one is of another folder"
+        )
     start = asked.seq if asked.time is None else await log.before_time(asked.time, up_to=end)
     return max(start, await log.before_last(asked.last, asked.wanted, up_to=end)) if asked.last else start
 

@@ -78,6 +78,8 @@ def read_file(path: Path) -> Layer:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(_syntax_problem(path, str(error))) from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, tables in tables without end
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     _anchor_prompts(data, path.parent)

@@ -63,6 +63,8 @@ def read_answer(body: bytes, request_id: str, as_text: Callable[[bytes], str]) -
     if usage.prompt and not usage.completion and not content and not reasoning:
         # A model that has nothing to say still says that it is done; here none has spoken at all.
         return body_fault("the reply is empty and no token was generated", as_text(body), request_id=request_id)
+    if not (finish_reason or content or reasoning):
+        return body_fault("the reply is empty and does not say that it is done", as_text(body), request_id=request_id)
     return Answer(
         content=content, reasoning=reasoning, finish_reason=finish_reason, usage=usage, request_id=request_id
     )

@@ -53,6 +53,7 @@ _COUNTING_SECONDS = 10.0
 _COUNTING_FAILURES = 3
 _FIRST_ABSENCE = 30.0
 _LONGEST_ABSENCE = 300.0
+_LEAST_SHARE = 0.1  # of an attempt's time: with less than that left, a reply would be paid for and not be waited for
 ADJUSTABLE = ("max_in_flight", "requests_per_minute", "tokens_per_minute", "timeout", "deadline", "attempts")
 """Settings that may change while calls are on their way."""
 
@@ -269,6 +270,9 @@ class Endpoint:
             try:
                 if self.is_stopped and not is_trial:  # since it began to wait
                     raise self._stopped(call)
+                if call.deadline - loop_time() < _LEAST_SHARE * min(self.settings.timeout, self.settings.deadline):
+                    permit.unspent()
+                    raise self._out_of_time(call)
                 return await self._ask(call, permit, is_trial=is_trial)
             finally:
                 permit.release()
@@ -356,7 +360,7 @@ class Endpoint:
         call.fault = absence_fault(fault, reason)
         seconds = min(_LONGEST_ABSENCE, max(_FIRST_ABSENCE, self._stop.lasting))
         if self._stop.left_alone(call.fault, seconds) and not fault.unreached:  # of which people have been told
-            self._trouble.paused(f"has given {reason}")
+            self._trouble.paused(f"has given {reason}; it is asked again at {clock_time(time.time() + seconds)}")
         self._limiter.dismiss()
         return self._stopped(call)
 

@@ -10,6 +10,7 @@ from runtime.agents.main.replies import (
     MAX_ITEM_CHARACTERS,
     MAX_LIST_CHARACTERS,
     MAX_LITERAL_CHARACTERS,
+    MAX_REPLY_CHARACTERS,
     STATE_KEYS,
     EndResult,
     Reply,
@@ -19,6 +20,7 @@ from runtime.agents.main.replies import (
     parse_plan,
     parse_reply,
     render_reply,
+    without_thinking,
 )
 from runtime.errors import CsoError
 from store.jsontypes import JsonValue
@@ -466,3 +468,10 @@ def test_the_end_gives_output_and_log(code: str, output: str, log: str) -> None:
 def test_an_end_without_a_plain_output_is_refused(code: str) -> None:
     with pytest.raises(ReplyError):
         parse_end(Reply("t", code))
+
+
+def test_a_reply_that_is_far_too_long_is_not_read() -> None:
+    text = "Thought: x\n" * 100_000
+    assert len(text) > MAX_REPLY_CHARACTERS
+    assert "more than 1000000 characters" in (parse_reply(text).problem or "")
+    assert without_thinking(text) is None

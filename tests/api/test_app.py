@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 
 import anyio
 import pytest
@@ -102,6 +103,9 @@ async def test_pages_of_other_sites_and_other_names_of_this_machine_are_refused(
     assert (await server.ask("GET", "/v1/status", Origin="http://evil.example")).status == 403
     form = await server.ask("POST", "/v1/tasks", b"{}", Content_Type="text/plain")
     assert form.status == 415
+    for bomb in (gzip.compress(bytes(10_000_000)), b"no gzip at all"):
+        packed = await server.ask("POST", "/v1/tasks", bomb, Content_Encoding="gzip")
+        assert (packed.status, packed.json["error"]) == (415, "send the body as it is: no Content-Encoding is taken")
     assert (await server.ask("GET", "/v1/status", Host="localhost", Origin="http://localhost")).status == 200
 
 

@@ -59,6 +59,7 @@ async def test_code_of_rollouts_may_not_ask_and_other_users_may(server: Server) 
         ended = await anyio.run_process(command, stderr=subprocess.STDOUT)
         return ended.stdout.decode().strip()
 
-    for path in ("/v1/daemon", "/healthz", "/metrics"):
+    assert await ask_as(uids[7], "/healthz") == "200"
+    for path in ("/v1/daemon", "/metrics"):
         assert await ask_as(uids[7], path) == '403 {"error":"code of rollouts may not talk to the daemon"}'
         assert await ask_as(65534, path) == "200"

@@ -113,7 +113,7 @@ async def test_submitting_again_says_that_nothing_is_new_and_a_changed_task_is_a
     mixed = await at.cso("submit", at.tasks("b", "c"))
     assert (mixed.status, mixed.output) == (0, "1 task taken into run default, which has 1 other already\n")
     counted = await at.cso("submit", at.tasks("c", "d"), "--json")
-    assert counted.json == {"run": "default", "new": 1, "known": 1, "daemon": is_daemon}
+    assert counted.json == {"run": "default", "new": 1, "known": 1, "left_out": 0, "daemon": is_daemon}
     changed = await at.cso("submit", at.tasks("a", answer="43"))
     assert (changed.status, changed.output) == (2, "")
     assert changed.said.startswith("error: task 'a' is already in this run with another question, answer or file: ")
@@ -164,8 +164,8 @@ async def test_what_there_is_not_is_said(at: Desk) -> None:
         (("cancel", "nobody"), "error: run 'default' has no task 'nobody'\n"),
         (("retry", "--task", "nobody"), "error: run 'default' has no task 'nobody'\n"),
         (("pause", "--run", "nowhere"), "has no run named 'nowhere'; it has: default\n"),
-        (("retry",), "error: say what to try again: --task ID, or --all\n"),
-        (("retry", "--all", "--task", "a"), "error: say what to try again: --task ID, or --all\n"),
+        (("retry",), "error: say what to try again: --task ID, --run NAME, or --all\n"),
+        (("retry", "--all", "--task", "a"), "error: --task and --all are two things: say one of them\n"),
     ):
         ran = await at.cso(*words)
         assert (ran.status, ran.output) == (2, "")
@@ -305,7 +305,7 @@ async def test_tasks_that_name_no_run_go_to_that_of_the_daemon_which_is_said(dat
             note = "note: default-2 is the run that the daemon takes tasks for; the configuration names default\n"
             assert taken.said == note
             named = await at.cso("submit", at.tasks("b"), "--run", "default", "--json")
-            assert named.json == {"run": "default", "new": 1, "known": 0, "daemon": True}
+            assert named.json == {"run": "default", "new": 1, "known": 0, "left_out": 0, "daemon": True}
             assert named.said == ""
             await at.until_finished("b")
 

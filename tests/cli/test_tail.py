@@ -157,15 +157,19 @@ def test_the_last_events_are_shown_or_as_many_as_asked_for(folder: Path, capsys:
     assert shown("-n", "0") == list(range(1, newest + 1))
     assert shown("--since", "5") == list(range(6, newest + 1))
     assert shown("--since", "5", "-n", "2") == [newest - 1, newest]
-    assert shown("--since", str(newest + 5)) == []
+    assert shown("--since", str(newest)) == []
     assert shown("--since", "1h") == list(range(1, newest + 1))
     assert shown("--since", "2999-01-01") == []
     assert shown("--since", "1999-01-01T00:00Z", "-n", "1") == [newest]
     assert shown("-n", "1", "--task", "t", "--run", "r") == [newest]
-    assert run("--data", folder, "--since", str(newest + 1)) == 0
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert f"the newest event is {newest}, and --since names {newest + 1}" in " ".join(said.err.split())
+    for follow in ((), ("-f",)):  # or whoever follows from a place of another folder would wait for ever
+        assert run("--data", folder, "--since", str(newest + 1), *follow) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        told = " ".join(said.err.split())
+        assert f"--since {newest + 1}: the newest event in {folder} is {newest}" in told
+    assert run("--data", folder, "--since", "") == 2
+    capsys.readouterr()
 
 
 @pytest.mark.parametrize(

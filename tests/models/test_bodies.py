@@ -88,3 +88,13 @@ def test_no_json_breaks_the_reader(document: object) -> None:
 @given(st.binary())
 def test_no_bytes_break_the_reader(body: bytes) -> None:
     assert isinstance(read(body), Answer | Fault)
+
+
+@pytest.mark.parametrize("message", [{"content": None}, {}])
+def test_a_reply_of_nothing_that_does_not_say_that_it_is_done_is_none(message: dict[str, object]) -> None:
+    for reason in (None, ""):
+        found = read({"choices": [{"message": message, "finish_reason": reason}]})
+        assert isinstance(found, Fault)
+        assert found.reason == "the reply is empty and does not say that it is done"
+    done = read({"choices": [{"message": message, "finish_reason": "stop"}]})
+    assert isinstance(done, Answer), "a model may have nothing to say"

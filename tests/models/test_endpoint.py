@@ -687,7 +687,9 @@ async def test_a_proxy_before_a_server_that_is_gone_is_asked_by_single_calls_too
         assert (await endpoint.complete(REQUEST, headers={})).attempts == 2
         assert not endpoint.snapshot().stopped
     begun, over = told.texts
-    assert re.search(rf"has given {away}\. Its work waits and counts no failure", begun)
+    assert re.search(
+        rf"has given {away}; it is asked again at \d\d:\d\d\. Its work waits and counts no failure", begun
+    )
     assert over.endswith("answers again")
 
 
@@ -937,3 +939,25 @@ async def test_what_an_endpoint_reports_of_its_limits_holds_the_next_call(
         assert endpoint.snapshot().limiting is Limiting.RATE_LIMIT
         group.cancel_scope.cancel()
     assert len(server.requests) == passing
+
+
+async def test_no_request_is_sent_with_too_little_time_left_for_its_reply() -> None:
+    async def slow(request: web.Request) -> web.StreamResponse:
+        await anyio.sleep(0.95)
+        return await GOOD(request)
+
+    async with serve(slow) as server:
+        settings = EndpointSettings(name="policy", base_url=server.url, max_in_flight=1, timeout=1.0, deadline=1.0)
+        failures: list[str] = []
+        async with Endpoint(settings) as endpoint, anyio.create_task_group() as tasks:
+
+            async def ask() -> None:
+                try:
+                    await endpoint.complete(REQUEST, headers={})
+                except EndpointUnavailable as error:
+                    failures.append(str(error))
+
+            for _ in range(3):
+                tasks.start_soon(ask)
+        assert len(server.requests) == 1
+        assert ["no slot within the call's deadline of 1 s" in failure for failure in failures] == [True, True]

@@ -17,8 +17,9 @@ from runtime.config.settings import Settings
 from runtime.daemon import open_daemon
 from runtime.errors import ConfigError
 from runtime.runs import RunChangedError
-from store.errors import DataLockedError
+from store.errors import DatabaseGoneError, DataLockedError
 from store.events import Event, Resumed
+from store.summary import summarise
 from store.tasks import ChangedTaskError
 from store.trajectories import begin_trajectory
 from tests.acceptance.running import settings_for, work
@@ -157,3 +158,39 @@ def test_the_number_of_a_process_that_has_gone_is_no_daemon_to_give_way_to(data:
     with file.open() as looking:  # as a command does that asks whether there is a daemon
         fcntl.flock(looking, fcntl.LOCK_SH)
         anyio.run(open_and_leave, looking)
+
+
+async def test_an_idle_daemon_finds_out_that_its_database_is_gone(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.daemon._PLACE_LOOK_S", 0.02)
+
+    async def lose_it_at_work() -> None:
+        async with open_daemon(settings_for(NOBODY, data), {}) as daemon, anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(daemon.work, until_drained=False))
+            await anyio.sleep(0.1)
+            await anyio.Path(data).rename(data.with_name("elsewhere"))
+
+    with anyio.fail_after(30), pytest.raises(ExceptionGroup) as caught:
+        await lose_it_at_work()
+    assert caught.group_contains(DatabaseGoneError)
+
+
+async def test_what_rested_for_its_budget_goes_on_when_its_run_is_resumed_after_the_cap_was_raised(
+    data: Path,
+) -> None:
+    async with scripted_models(SCRIPT.answer) as models:
+        with anyio.fail_after(60):
+            async with open_daemon(settings_for(models.url, data, {"budget.task_calls": 1}), {}) as daemon:
+                await daemon.control.submit([task()])
+                await daemon.work(until_drained=True)
+                assert (await summarise(daemon.database, daemon.run)).tasks_finished == 0
+                await daemon.control.pause(daemon.run.name)
+            settings = settings_for(models.url, data, {"budget.task_calls": 1000})
+            async with open_daemon(settings, {}, every_run=True) as daemon, anyio.create_task_group() as tasks:
+                tasks.start_soon(partial(daemon.work, until_drained=False))
+                assert await daemon.control.resume(daemon.run.name)
+                while not (await summarise(daemon.database, daemon.run)).tasks_finished:  # noqa: ASYNC110 - as committed
+                    await anyio.sleep(0.02)
+                assert [one.deliveries for one in daemon.resumed] == [1]
+                tasks.cancel_scope.cancel()

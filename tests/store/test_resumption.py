@@ -25,7 +25,9 @@ async def test_open_work_is_what_is_owed_in_the_run_and_what_its_rollouts_keep(t
         await new_trajectory(database, task=4, steps=1)
         await database.write(lambda transaction: transaction.execute("DELETE FROM deliveries WHERE task = 1"))
         await database.write(lambda transaction: transaction.execute("UPDATE deliveries SET dead = 1 WHERE task = 4"))
-        assert await count_open_work(database, run.id) == OpenWork(deliveries=2, trajectories=1, steps=2, calls=2)
+        assert await count_open_work(database, run.id) == OpenWork(
+            begun=True, deliveries=2, trajectories=1, steps=2, calls=2
+        )
 
 
 async def test_open_work_is_found_through_deliveries_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from store.database import Database, View
-from store.deliveries import Delivery, fail_delivery
+from store.deliveries import Delivery, cancel_deliveries, fail_delivery
 from store.events import TaskSubmitted
 from store.pairs import Evidence, add_pair
 from store.runs import Run
@@ -186,5 +186,15 @@ async def test_another_run_in_the_same_directory_does_not_count(database: Databa
 
 async def test_the_summary_is_plain_json(database: Database) -> None:
     found = (await summarise(database, await new_run(database))).as_json()
-    assert found["trajectories"] == {"success": 0, "failure": 0, "error": 0, "open": 0}
+    assert found["trajectories"] == {"success": 0, "failure": 0, "error": 0, "open": 0, "cancelled": 0}
     assert found["set_aside"] == []
+
+
+async def test_rollouts_of_cancelled_tasks_are_not_open_for_ever(database: Database) -> None:
+    run = await new_run(database, tasks=("given up", "at work"))
+    for task in (1, 2):
+        await new_trajectory(database, task=task, steps=1)
+    await new_trajectory(database, task=1, ordinal=1, outcome="failure")
+    await database.write(lambda transaction: cancel_deliveries(transaction, run=run.id, task=1))
+    found = (await summarise(database, run)).trajectories
+    assert (found.open, found.cancelled, found.failure) == (1, 1, 1)

@@ -49,6 +49,8 @@ MAX_ITEM_CHARACTERS = 2_000
 MAX_LIST_CHARACTERS = 8_000
 MAX_LITERAL_CHARACTERS = 100_000
 MAX_LOG_CHARACTERS = 8_000
+# Reading this much in short lines takes more than a second, in which nothing else can be done.
+MAX_REPLY_CHARACTERS = 1_000_000
 _MAX_NUMBER_BITS = 1_024
 _QUIET = threading.Lock()
 
@@ -58,6 +60,7 @@ _FORMAT = (
 )
 _EMPTY_REPLY = f"The reply was empty. {_FORMAT}"
 _ENDLESS_THINKING = f"The reply ended inside its thinking, before any code. Think less, then answer. {_FORMAT}"
+_TOO_LONG = f"The reply has more than {MAX_REPLY_CHARACTERS} characters, so nothing of it was read. {_FORMAT}"
 _NO_BLOCK = f"The reply has no code block, so nothing was run. {_FORMAT}"
 _EMPTY_BLOCK = f"The code block of the reply is empty, so nothing was run. {_FORMAT}"
 _CUT_OFF = f"The code block of the reply is not closed, so nothing was run: write less at once. {_FORMAT}"
@@ -164,6 +167,8 @@ class _Section:
 
 def parse_reply(text: str) -> Reply:
     """Reads a reply by the rules of this module; a reply without usable code has a problem and no code."""
+    if len(text) > MAX_REPLY_CHARACTERS:
+        return Reply("", "", _TOO_LONG)
     answer = without_thinking(_normalised(text))
     if answer is None:
         return Reply("", "", _ENDLESS_THINKING)
@@ -195,7 +200,9 @@ def render_reply(thought: str, code: str) -> str:
 
 
 def without_thinking(text: str) -> str | None:
-    """What of any model's reply follows its thinking, or None when the thinking never ends."""
+    """What of any model's reply follows its thinking, or None when that never ends or the reply is far too long."""
+    if len(text) > MAX_REPLY_CHARACTERS:
+        return None
     position = 0
     while opened := _THINK_OPEN.match(text, position):
         closed = _THINK_CLOSE.search(text, opened.end())
