@@ -21,7 +21,8 @@ _YOUNG_S = 300.0
 def hold(folder: str) -> int:
     """Hold a folder until the descriptor that this gives, and all copies of it in forks, are closed."""
     descriptor = tree.open_folder(folder)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    with contextlib.suppress(OSError):  # a file system without locks, where none is swept either
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
     return descriptor
 
 
