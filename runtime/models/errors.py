@@ -98,9 +98,5 @@ class ContextOverflow(ModelError):  # noqa: N818
     """Raised when the messages, with the reply asked for, do not fit into the model's context."""
 
 
-class ShortestOverflow(ContextOverflow, UnrepeatableError):  # noqa: N818
-    """Raised when they do not fit in the shortest form that they can be given."""
-
-
 class ContentFiltered(ModelError):  # noqa: N818
     """Raised when a content filter refuses the request or cuts off the reply."""

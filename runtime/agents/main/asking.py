@@ -7,7 +7,7 @@ from functools import partial
 
 from runtime.agents.base import Context
 from runtime.agents.main.conversation import conversation, shorten_observations
-from runtime.models.errors import ContextOverflow, ShortestOverflow
+from runtime.models.errors import ContextOverflow
 from store.calls import JournalledReply
 from store.messages import Message
 from store.trajectories import Step
@@ -30,7 +30,7 @@ async def ask_policy(
 
     Raises:
         ContentFiltered: the provider's filter refused.
-        ShortestOverflow: it is still too long, or there was nothing to shorten; the message says what helps.
+        ContextOverflow: it is still too long, or there was nothing to shorten; the message says what helps.
         InfrastructureError: the policy could not be reached.
     """
 
@@ -68,8 +68,8 @@ async def ask_policy(
         raise _too_long(error) from error
 
 
-def _too_long(error: ContextOverflow) -> ShortestOverflow:
-    return ShortestOverflow(
+def _too_long(error: ContextOverflow) -> ContextOverflow:
+    return ContextOverflow(
         f"{error.reason}, with observations as short as they get: give the policy a longer context "
         "(models.policy.max_input_tokens, if it is set), or begin a new run with a lower agent.recent_steps",
         endpoint=error.endpoint,
