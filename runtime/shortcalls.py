@@ -50,10 +50,11 @@ class ShortCalls:
 
 
 def _make(calls: Sequence[Callable[[], None]]) -> list[bool]:
-    return [_succeeds(call) for call in calls]
+    return [succeeds(call) for call in calls]
 
 
-def _succeeds(call: Callable[[], None]) -> bool:
+def succeeds(call: Callable[[], None]) -> bool:
+    """Whether a call raises no OSError; made here and now."""
     try:
         call()
     except OSError:

@@ -25,7 +25,7 @@ from runtime.errors import ConfigError, CsoError, InfrastructureError
 from runtime.logs import get_logger
 from runtime.sandbox import closed_folder
 from runtime.sandbox.child import tree
-from runtime.shortcalls import ShortCalls
+from runtime.shortcalls import ShortCalls, succeeds
 from store.blobs import Packed, decode_blob, pack
 from store.database import Reader
 from store.manifests import Entry, FileEntry, FolderEntry, LinkEntry, Manifest
@@ -216,7 +216,7 @@ class Workspaces:
         path = self._root / name
         self._open.add(name)
         try:
-            if not await self._calls.succeeds(partial(os.mkdir, path, _CLOSED)):
+            if not succeeds(partial(os.mkdir, path, _CLOSED)):  # which waits for the disk less than removing does
                 await anyio.to_thread.run_sync(self._make_anew, path)
             yield Workspace(path, self._limits)
         finally:
