@@ -1,7 +1,7 @@
 """Short calls of the file system, off the loop, and many in one hop to a thread.
 
-To make or remove a folder takes microseconds, but milliseconds while the file system commits its journal, as it does
-all the time for the database. A hop for each would cost more processor time than the calls themselves.
+To remove a folder takes microseconds, but milliseconds while the file system commits its journal, as it does all the
+time for the database. A hop for each would cost more processor time than the calls themselves.
 """
 
 from __future__ import annotations

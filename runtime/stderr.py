@@ -48,7 +48,7 @@ class Stderr:
 
     def write_line(self, line: str) -> None:
         """Write a line, or count it if that cannot be done."""
-        if not (self.takes_more() and _wrote(f"{line}\n")):
+        if not (self.takes_more() and _wrote(f"{line}\n", sys.stderr)):
             self.left_out += 1
 
     def takes_more(self) -> bool:
@@ -173,11 +173,10 @@ class _Outlet(io.TextIOBase):
         return True
 
 
-def _wrote(text: str, file: TextIO | None = None) -> bool:
-    to = sys.stderr if file is None else file
+def _wrote(text: str, file: TextIO) -> bool:
     try:
-        to.write(text)
-        to.flush()
+        file.write(text)
+        file.flush()
     except (OSError, ValueError):  # a terminal that was closed, a reader that has left, a full disk
         return False
     return True

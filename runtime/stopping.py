@@ -39,8 +39,8 @@ class Stop:
         awaited: what holds up the end; to be set by whoever knows.
         last_words: called when the grace is over, to save what can be saved in a few seconds.
         on_stop: called at the first signal.
-        on_hangup: called at every SIGHUP; where it is not set before the watch, that signal stops, too, unless it was
-            ignored when we were started, as nohup has it.
+        on_hangup: called at every SIGHUP until a stop; where it is not set before the watch, that signal stops, too,
+            unless it was ignored when we were started, as nohup has it.
     """
 
     def __init__(self, *, grace: float, tell: Tell) -> None:

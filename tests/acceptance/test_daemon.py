@@ -228,7 +228,7 @@ async def test_a_service_manager_hears_of_start_life_reload_and_stop(
             assert "started again" in (await daemon.said("setting not changed", key="bus.queue"))["why"]
             assert "0 of 2 rollouts" in (await ears.until(WATCHDOG="1"))["STATUS"]
 
-            for broken in ("[run]\nrollouts = 0\n", "[run\n", None):
+            for broken in ("[run]\nrollouts = 0\n", "[run\n", f"[run]\nrollouts = {'9' * 5000}\n", None):
                 heard = len(daemon.lines)
                 config.unlink() if broken is None else config.write_text(broken)
                 daemon.send(signal.SIGHUP)
