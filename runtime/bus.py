@@ -23,6 +23,7 @@ from typing import TypeVar
 import anyio
 
 from runtime.clock import loop_time
+from runtime.downtime import Downtime
 from runtime.errors import BudgetSpentError, InfrastructureError, UnrepeatableError
 from runtime.handler import Handler
 from runtime.lines import Line
@@ -44,7 +45,8 @@ _log = get_logger("bus")
 class Retries:
     """How failed deliveries are put off: delays in seconds, doubling from `delay` up to `max_delay`.
 
-    There is a ceiling on attempts, and one of `max_time` seconds from the first failure to the last attempt.
+    There is a ceiling on attempts, and one of `max_time` seconds from the first failure to the last attempt, but for
+    those in which nobody could try.
     """
 
     attempts: int = 12
@@ -90,10 +92,12 @@ class Bus:
 
     Attributes:
         stands: whether the cap that a handler ran into is still reached; to be set by whoever knows.
+        downtime: what does not count as time in which a delivery failed; is to hear of trouble with the disk.
     """
 
     def __init__(self, *, retries: Retries, capacity: int, redact: Callable[[str], str] = str) -> None:
         self.stands: Callable[[BudgetSpentError], bool] = lambda _error: True
+        self.downtime = Downtime()
         self._retries = retries
         self._redact = redact
         self._capacity = capacity
@@ -196,7 +200,10 @@ class Bus:
                         line.offer(event)
 
     async def run(self, database: Database, handlers: Sequence[Handler]) -> None:
-        """Deliver until cancelled. A handler in work is cancelled with it and its delivery stays owed."""
+        """Deliver until cancelled. A handler in work is cancelled with it and its delivery stays owed.
+
+        Trouble with the disk is waited out as far as the database does.
+        """
         delay = self.retries.max_delay
         self._lines = [
             Line(handler, runs=self._runs, capacity=self._capacity, longest_delay=delay) for handler in handlers
@@ -210,7 +217,6 @@ class Bus:
                 tasks.start_soon(self._take_up, run, seconds, name=f"hold run {run}")
 
             self._hire, self._take_up_after = hire, take_up_after
-            tasks.start_soon(database.wait_out_trouble, name="patience")
             for line in self._lines:
                 tasks.start_soon(line.feed, database, name=f"feed {line.handler.name}")
                 self.staff(line.handler.name, line.handler.workers)
@@ -340,7 +346,7 @@ class Bus:
         now = now_us()
         # While its run rested, nobody tried.
         began = max(delivery.failing or now, self._admitted.get(delivery.event.run, 0))
-        failing = (now - began) / 1e6
+        failing = (now - began) / 1e6 - self.downtime.since(began)
         delay = None
         if not is_final:
             delay = self.retries.put_off(delivery.attempts + 1, since_first=failing, asked=_asked(error))

@@ -37,7 +37,7 @@ from runtime.services import Services
 from runtime.slots import Slots
 from runtime.workspaces import WorkspaceLimits, Workspaces, workspaces_folder
 from store.database import Database
-from store.errors import DataLockedError
+from store.errors import DataLockedError, StorageTroubleError
 from store.events import Resumed
 from store.runs import Run, list_runs, read_runs
 from store.spending import roles_heard
@@ -110,12 +110,15 @@ class Daemon:
     async def work(self, *, until_drained: bool, meanwhile: Callable[[], Awaitable[None]] | None = None) -> None:
         """Deliver events until cancelled or, if asked to, until nothing is owed but what was set aside.
 
+        Trouble with the disk is waited out; when the work ends, what was earned has `run.stop_grace` to be committed.
+
         Args:
             until_drained: end when nothing is left to do, and `meanwhile` is done.
             meanwhile: done while the work goes on.
         """
         handlers = [make(self.services) for make in self.classes.values()]
-        async with anyio.create_task_group() as tasks:
+        patience = self.database.waiting_out_trouble(linger=self.settings.run.stop_grace)
+        async with patience, anyio.create_task_group() as tasks:
             tasks.start_soon(self.event_log.run, name="event log")
             tasks.start_soon(self.bus.run, self.database, handlers)
             tasks.start_soon(watch_clock, self.bus.look)
@@ -162,12 +165,17 @@ async def open_daemon(
     bus = Bus(retries=retries(settings), capacity=settings.bus.queue, redact=redact)
     for watcher in watchers:
         bus.watch(watcher)
+
+    def on_trouble(trouble: StorageTroubleError | None) -> None:
+        bus.downtime.note_trouble(trouble)
+        tell_of_trouble(trouble)
+
     async with contextlib.AsyncExitStack() as stack:
         database = Database(
             settings.run.data,
             subscriptions=subscriptions(classes.values()),
             on_commit=bus.on_commit,
-            on_trouble=tell_of_trouble,
+            on_trouble=on_trouble,
         )
         await _enter(stack, database)
         event_log = _event_log(settings, database)

@@ -29,7 +29,7 @@ from runtime.sandbox import guard_own_process
 from runtime.service_manager import ServiceManager
 from runtime.spool import Spool
 from runtime.stderr import stderr
-from runtime.stopping import LAST_WORDS_S, Stop, staged_stop
+from runtime.stopping import LAST_WORDS_S, Stop, described_calls, staged_stop
 from runtime.teller import Teller
 from store.deliveries import count_owed
 from store.errors import StorageTroubleError
@@ -60,11 +60,17 @@ async def around(
         live.stopping = True
         manager.stopping(stop.grace + 2 * LAST_WORDS_S)
 
+    def awaited() -> str:
+        asking, trouble = daemon.services.models.asking, daemon.database.trouble
+        replies = [described_calls(asking)] if asking else []
+        saving = [f"what was earned to be saved ({trouble.what})"] if trouble else []
+        return " and ".join(replies + saving)
+
     async def last_words() -> None:
         # Replies that have arrived are in line to be committed; this is the end of the line.
         await daemon.database.flush()
 
-    stop.awaited, stop.on_stop, stop.last_words = lambda: daemon.services.models.asking, on_stop, last_words
+    stop.awaited, stop.on_stop, stop.last_words = awaited, on_stop, last_words
     async with listening(live, api, environ) as url, anyio.create_task_group() as tasks:
         with posted(daemon.settings.run.data, url):
             live.url = url

@@ -36,7 +36,7 @@ class Stop:
         work: the scope to do the work in; it is cancelled by the first signal.
         signal: the first signal, once it has come.
         grace: seconds from the first signal to the end whatever happens; may be set anew.
-        awaited: what holds up the end; to be set by whoever knows.
+        awaited: what holds up the end, in words, or nothing; to be set by whoever knows.
         last_words: called when the grace is over, to save what can be saved in a few seconds.
         on_stop: called at the first signal.
         on_hangup: called at every SIGHUP until a stop; where it is not set before the watch, that signal stops, too,
@@ -47,7 +47,7 @@ class Stop:
         self.work = anyio.CancelScope()
         self.signal: signal.Signals | None = None
         self.grace = grace
-        self.awaited: Callable[[], Collection[Asking]] = tuple
+        self.awaited: Callable[[], str] = str
         self.last_words: Callable[[], Awaitable[object]] = anyio.lowlevel.checkpoint
         self.on_stop: Callable[[], None] = lambda: None
         self.on_hangup: Callable[[], Awaitable[None]] | None = None
@@ -76,7 +76,7 @@ class Stop:
     def _end_at_once(self, number: signal.Signals) -> None:
         """End the process without any cleanup that could wait for something, and say what that costs."""
         lost = self.awaited()
-        without = f", without {described(lost)}" if lost else ""
+        without = f", without {lost}" if lost else ""
         self._tell(f"stopped at once{without}; what was committed stays")
         stderr.drain()
         os._exit(128 + number)
@@ -91,11 +91,11 @@ class Stop:
             await anyio.sleep(_FIRST_REPORT_S)
             while True:
                 if awaited := self.awaited():
-                    self._tell(f"waiting for {described(awaited)}")
+                    self._tell(f"waiting for {awaited}")
                 await anyio.sleep(_NEXT_REPORT_S)
         try:
             lost = self.awaited()
-            self._tell(f"given up after {self.grace:g} s" + (f", without {described(lost)}" if lost else ""))
+            self._tell(f"given up after {self.grace:g} s" + (f", without {lost}" if lost else ""))
             with anyio.move_on_after(LAST_WORDS_S):
                 await self.last_words()
         finally:  # also where nothing can be saved any more, as while the database closes
@@ -112,8 +112,8 @@ async def staged_stop(stop: Stop) -> AsyncIterator[None]:
         tasks.cancel_scope.cancel()
 
 
-def described(awaited: Collection[Asking]) -> str:
-    """Calls that are waited for, the oldest first, with their ages."""
+def described_calls(awaited: Collection[Asking]) -> str:
+    """Calls that are waited for, at least one, the oldest first, with their ages."""
     now = loop_time()
     oldest = sorted(awaited, key=lambda asking: asking.since)
     names = [f"{asking.what} ({now - asking.since:.0f} s)" for asking in oldest[:_NAMED]]

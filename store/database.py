@@ -19,7 +19,7 @@ from typing import Self, TypeVar
 import aiosqlite
 import anyio
 
-from store.errors import NoDatabaseError, StorageTroubleError
+from store.errors import NoDatabaseError, StorageError, StorageTroubleError
 from store.events import Event
 from store.lock import DataLock
 from store.migrations import check_version, migrate
@@ -213,13 +213,20 @@ class Database(Reader):
         """Whether trouble with the disk is waited out; otherwise it is raised."""
         return self._writer is not None and self._writer.patient
 
-    async def wait_out_trouble(self) -> None:
-        """Let writes that meet trouble with the disk wait for its end, until this is cancelled; then they fail."""
+    @contextlib.asynccontextmanager
+    async def waiting_out_trouble(self, *, linger: float = 0.0) -> AsyncIterator[None]:
+        """Let writes that meet trouble with the disk during the block wait for its end, instead of failing with it.
+
+        Args:
+            linger: seconds for which those that are in line at the end of the block still wait, before they fail.
+        """
         assert self._writer is not None, "the database is used inside `async with`"
         self._writer.be_patient(True)
         try:
-            await anyio.sleep_forever()
+            yield
         finally:
+            with anyio.move_on_after(linger, shield=True), contextlib.suppress(StorageError):
+                await self.flush()
             self._writer.be_patient(False)
 
     async def until_usable(self) -> None:

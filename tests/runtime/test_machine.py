@@ -61,7 +61,7 @@ async def drain(folder: Path, handler: Scripted, seen: list[Event]) -> None:
     subscriptions = {"task-submitted": ["scripted"]}
     async with Database(folder, subscriptions=subscriptions, on_commit=bus.on_commit) as database:
         await database.write(partial(submit, count=4))
-        async with anyio.create_task_group() as tasks:
+        async with database.waiting_out_trouble(), anyio.create_task_group() as tasks:
             tasks.start_soon(bus.run, database, [handler])
             with anyio.fail_after(DEADLINE_S):
                 await bus.wait_until_drained(database)

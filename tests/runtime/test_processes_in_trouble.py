@@ -178,6 +178,26 @@ async def standing_still(place: Site) -> list[str]:
     return made
 
 
+async def test_a_run_that_is_stopped_while_the_disk_is_full_saves_what_was_paid_for_when_there_is_room(
+    folder: Path, expected: list[tuple[str, int, str]]
+) -> None:
+    with small_disk(folder / "disk", megabytes=48):
+        async with site(folder, folder / "disk" / "data") as place:
+            async with place.begun() as process:
+                filler = fill(folder / "disk")
+                with anyio.fail_after(DEADLINE_S):
+                    await place.until_said("is full")
+                    process.send_signal(signal.SIGTERM)
+                    await place.until_said("waiting for what was earned to be saved (the disk of")
+                    filler.unlink()
+                    assert await process.wait() == 0
+            with anyio.fail_after(DEADLINE_S):
+                await anyio.run_process(place.command, cwd=folder, env={**os.environ, **place.environ})
+            assert await place.pairs() == expected
+            requests = place.requests()
+            assert len(requests) == len(set(requests)) == paid(place.data)
+
+
 async def test_a_disk_that_turns_read_only_is_told_and_the_run_goes_on_from_what_was_committed(
     folder: Path, expected: list[tuple[str, int, str]]
 ) -> None:
@@ -188,8 +208,10 @@ async def test_a_disk_that_turns_read_only_is_told_and_the_run_goes_on_from_what
                 with anyio.fail_after(DEADLINE_S):
                     await place.until_said("is on a read-only disk. Next: see why it is (dmesg, mount)")
                     process.send_signal(signal.SIGTERM)
-                    # It was told to stop and has; or a write was waiting, and its owner learns that it was in vain.
-                    assert await process.wait() in (0, EXIT_STORAGE)
+                    await place.until_said("waiting for what was earned to be saved")
+                    process.send_signal(signal.SIGTERM)
+                    await place.until_said("stopped at once, without what was earned to be saved")
+                    assert await process.wait() == 128 + signal.SIGTERM
             assert "Traceback" not in place.said.read_text()
             committed = paid(place.data)
             assert committed >= BEGUN

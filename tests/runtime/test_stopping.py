@@ -17,7 +17,7 @@ DEADLINE_S = 30
 PROGRAM = """
 import sys, anyio
 from runtime.models.journal import Asking
-from runtime.stopping import Stop, staged_stop
+from runtime.stopping import Stop, described_calls, staged_stop
 
 def tell(text):
     print(text, flush=True)
@@ -31,7 +31,7 @@ async def main(grace, seconds_of_work):
     stop.last_words = last_words
     async with staged_stop(stop):
         call = Asking(what="policy plan of t/0 step 0", since=anyio.current_time())
-        stop.awaited = lambda: [call]
+        stop.awaited = lambda: described_calls([call])
         tell("ready")
         with stop.work:
             await anyio.sleep_forever()

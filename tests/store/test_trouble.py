@@ -66,11 +66,8 @@ class Told:
 
 @contextlib.asynccontextmanager
 async def patient(folder: Path, told: Told) -> AsyncIterator[Database]:
-    async with Database(folder, on_trouble=told) as database, anyio.create_task_group() as tasks:
-        tasks.start_soon(database.wait_out_trouble)
-        await anyio.lowlevel.checkpoint()
+    async with Database(folder, on_trouble=told) as database, database.waiting_out_trouble():
         yield database
-        tasks.cancel_scope.cancel()
 
 
 def begin(transaction: Transaction) -> int:
@@ -111,17 +108,30 @@ async def test_what_waits_for_a_full_disk_when_work_ends_fails_and_what_was_comm
     async with Database(disk / "data", on_trouble=told) as database:
         await database.write(begin)
         fill(disk)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(database.wait_out_trouble)
-            await anyio.lowlevel.checkpoint()
+        async with database.waiting_out_trouble(linger=0.1):
             write = database.submit(lambda t: t.blobs.content(noise(200_000)))
             await told.until("full")
-            tasks.cancel_scope.cancel()
         with pytest.raises(StorageTroubleError, match="is full") as caught, anyio.fail_after(DEADLINE_S):
             await write
         assert caught.value.trouble == "full"
     async with Reader(disk / "data") as reader:
         assert await find_run(reader, "r") is not None
+
+
+async def test_what_waits_for_a_full_disk_when_work_is_stopped_is_saved_if_there_is_room_in_time(disk: Path) -> None:
+    told, loop = Told(), asyncio.get_running_loop()
+    async with Database(disk / "data", on_trouble=told) as database:
+        await database.write(begin)
+        filler = fill(disk)
+        with anyio.CancelScope() as work:
+            async with database.waiting_out_trouble(linger=DEADLINE_S):
+                write = database.submit(lambda t: t.blobs.content(noise(200_000)))
+                await told.until("full")
+                loop.call_later(0.5, filler.unlink)
+                work.cancel()
+                await anyio.sleep_forever()
+        assert write.done()
+        assert write.exception() is None
 
 
 async def test_a_full_disk_is_an_error_at_once_for_those_who_do_not_wait(disk: Path) -> None:
