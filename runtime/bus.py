@@ -234,13 +234,18 @@ class Bus:
                     self._workers[handler] = number + 1
 
     async def wait_until_drained(self, database: Database) -> None:
-        """Wait until nothing of the admitted runs, or of those that a pause holds, is owed except what was set aside.
+        """Wait until the handlers are owed nothing of the admitted runs, or of those that a pause holds.
 
-        Looks at the lines, which is cheap, and asks the database only when they are all idle.
+        What was set aside does not count. Looks at the lines, which is cheap, and asks the database only when they
+        are all idle.
         """
         # Idleness of all lines at once is no event of any one of them.
-        while self._paused or not self._idle or await count_owed(database, self._runs) > 0:  # noqa: ASYNC110
+        while self._paused or not self._idle or await self._is_owed(database):  # noqa: ASYNC110
             await anyio.sleep(0.05)
+
+    async def _is_owed(self, database: Database) -> bool:
+        owed = await count_owed(database, self._runs)
+        return any(owed[line.handler.name] for line in self._lines)
 
     @property
     def _idle(self) -> bool:

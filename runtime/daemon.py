@@ -37,6 +37,7 @@ from runtime.services import Services
 from runtime.slots import Slots
 from runtime.workspaces import WorkspaceLimits, Workspaces, workspaces_folder
 from store.database import Database
+from store.deliveries import count_owed
 from store.errors import DataLockedError, StorageTroubleError
 from store.events import Resumed
 from store.runs import Run, list_runs, read_runs
@@ -45,7 +46,8 @@ from store.spending import roles_heard
 _LOCK_WAIT_S = 3.0
 _LOCK_LOOK_S = 0.05
 _PLACE_LOOK_S = 5.0
-_log = get_logger("models")
+_log = get_logger("daemon")
+_models_log = get_logger("models")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -123,11 +125,19 @@ class Daemon:
             tasks.start_soon(self.bus.run, self.database, handlers)
             tasks.start_soon(watch_clock, self.bus.look)
             tasks.start_soon(self._watch_place, name="place of the database")
+            await self._tell_of_missing_handlers()
             if meanwhile is not None:
                 await meanwhile()
             if until_drained:
                 await self.bus.wait_until_drained(self.database)
                 tasks.cancel_scope.cancel()
+
+    async def _tell_of_missing_handlers(self) -> None:
+        """Say what nobody here will ever do: the package that brought its handler is not installed any more."""
+        for handler, owed in (await count_owed(self.database, self.bus.runs)).items():
+            if handler not in self.classes:
+                next_step = "install its package again, or cancel the tasks"
+                _log.warning("handler not installed: its work stays owed", handler=handler, owed=owed, next=next_step)
 
     async def _watch_place(self) -> None:
         """Find out that the database is gone also where nothing is written; raises DatabaseGoneError."""
@@ -268,7 +278,7 @@ def _is_alive(pid: int) -> bool:
 
 def _tell(text: str) -> None:
     """Say what is the matter with an endpoint."""
-    _log.warning(text)
+    _models_log.warning(text)
 
 
 def _event_log(settings: Settings, database: Database) -> EventLog:

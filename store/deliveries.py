@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -73,12 +74,14 @@ async def next_due(reader: Reader, handler: str, *, after: int) -> int | None:
     return None if row is None else row[0]
 
 
-async def count_owed(reader: Reader, runs: Collection[int]) -> int:
-    """How many deliveries of some runs are open and not set aside."""
-    row = await reader.fetch_one(
-        "SELECT count(*) FROM deliveries WHERE dead = 0 AND run IN (SELECT value FROM json_each(?))", (_listed(runs),)
+async def count_owed(reader: Reader, runs: Collection[int]) -> Counter[str]:
+    """How many deliveries of some runs are open and not set aside, by handler."""
+    rows = await reader.fetch(
+        "SELECT handler, count(*) FROM deliveries WHERE dead = 0 AND run IN (SELECT value FROM json_each(?))"
+        " GROUP BY handler",
+        (_listed(runs),),
     )
-    return 0 if row is None else int(row[0])
+    return Counter(dict(map(tuple, rows)))
 
 
 def complete_delivery(transaction: Transaction, delivery: Delivery, result: Write[None]) -> None:

@@ -52,6 +52,6 @@ async def test_a_branch_that_is_told_of_again_makes_no_second_pair(data: Path) -
             for event in again:
                 await daemon.database.write(methodcaller("publish", event))
             await daemon.work(until_drained=True)
-            assert await count_owed(daemon.database, [daemon.run.id]) == 0
+            assert not await count_owed(daemon.database, [daemon.run.id])
     assert await pairs_of(data) == before
     assert not any(isinstance(event, PairVerified) for event in seen)

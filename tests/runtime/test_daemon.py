@@ -12,7 +12,11 @@ from typing import TextIO
 
 import anyio
 import pytest
+from structlog.testing import capture_logs
 
+from runtime.cli.ending import exit_code
+from runtime.cli.exits import EXIT_FAILED
+from runtime.cli.working import Worked
 from runtime.config.settings import Settings
 from runtime.daemon import open_daemon
 from runtime.errors import ConfigError
@@ -22,6 +26,7 @@ from store.events import Event, Resumed
 from store.summary import summarise
 from store.tasks import ChangedTaskError
 from store.trajectories import begin_trajectory
+from store.transaction import Transaction
 from tests.acceptance.running import settings_for, work
 from tests.acceptance.scripted import Ask, Script, scripted_models, task
 from tests.crash.processes import descendants, wait_until_gone
@@ -194,3 +199,26 @@ async def test_what_rested_for_its_budget_goes_on_when_its_run_is_resumed_after_
                     await anyio.sleep(0.02)
                 assert [one.deliveries for one in daemon.resumed] == [1]
                 tasks.cancel_scope.cancel()
+
+
+async def test_what_is_owed_to_a_handler_that_is_not_installed_is_told_of_and_keeps_nobody(data: Path) -> None:
+    def owe_a_stranger(transaction: Transaction) -> None:
+        transaction.execute(
+            "INSERT INTO deliveries (handler, event, run, task) SELECT 'stranger', event, run, task FROM deliveries"
+        )
+
+    with anyio.fail_after(60):
+        async with (
+            scripted_models(SCRIPT.answer) as models,
+            open_daemon(settings_for(models.url, data), {}) as daemon,
+        ):
+            await daemon.control.submit([task()])
+            await daemon.database.write(owe_a_stranger)
+            with capture_logs() as said:
+                await daemon.work(until_drained=True)
+            summary = await summarise(daemon.database, daemon.run)
+    assert [(line["handler"], line["owed"]) for line in said if "handler not installed" in line["event"]] == [
+        ("stranger", 1)
+    ]
+    assert (summary.owed, summary.tasks_finished) == (1, 0)
+    assert exit_code(Worked(summary=summary, stopped_by=None)) == EXIT_FAILED
