@@ -39,8 +39,6 @@ _MODE, _CLOSED = 0o777, 0o700
 _ENTRIES_PER_FILE = 4
 _MOST_LEVELS = 100
 _LONGEST_PATH = 2048  # of the 4,096 bytes that the system takes, with the way to the workspace
-# With less than this on the disk, code may have failed for want of it.
-_ROOM_BYTES = 1 << 20
 _log = get_logger("workspaces")
 
 
@@ -102,7 +100,7 @@ class Workspace:
             WorkspaceTooLargeError: it holds more than the limits allow.
             InfrastructureError: the disk is full, so that what the code did says nothing about the code.
         """
-        if not has_room(self.path, _ROOM_BYTES):
+        if not has_room(self.path):
             raise InfrastructureError("the disk was full when the code of a step ran, so that nothing of it counts")
         # Most steps leave no file, and one look at an empty folder, too, takes less time than a thread.
         return Capture() if _is_empty(self.path) else await anyio.to_thread.run_sync(self._capture)

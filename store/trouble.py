@@ -143,13 +143,16 @@ def free_bytes(directory: Path) -> int | None:
     return None
 
 
-def has_room(directory: Path, size: int) -> bool:
-    """Whether so many bytes and a few files would fit on the directory's disk; also where nobody can tell."""
+def has_room(directory: Path) -> bool:
+    """Whether a megabyte and a few files would fit on the directory's disk; also where nobody can tell.
+
+    With less, what ran in the directory may have failed for want of it.
+    """
     try:
         disk = os.statvfs(directory)
     except OSError:
         return True
-    return disk.f_bavail * disk.f_frsize >= size and (disk.f_files == 0 or disk.f_favail >= _FEW_FILES)
+    return disk.f_bavail * disk.f_frsize >= _PROBE_BYTES and (disk.f_files == 0 or disk.f_favail >= _FEW_FILES)
 
 
 def _trouble(kind: str, directory: Path, reason: str) -> StorageTroubleError:

@@ -12,10 +12,15 @@ import pytest
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path, *, megabytes: int) -> Iterator[None]:
-    """Mount a file system in memory on a folder, which is made; skips the test where that is not permitted."""
+def small_disk(folder: Path, *, megabytes: int, files: int = 0) -> Iterator[None]:
+    """Mount a file system in memory on a folder, which is made; skips the test where that is not permitted.
+
+    Args:
+        files: how many it can hold, where it is not as many as fit.
+    """
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=0711", "tmpfs", str(folder)]
+    options = f"size={megabytes}m,mode=0711" + (f",nr_inodes={files}" if files else "")
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     made = subprocess.run(command, capture_output=True, check=False, text=True)
     if made.returncode != 0:
         pytest.skip(f"mounting a small file system is not permitted here: {made.stderr.strip()}")

@@ -23,6 +23,7 @@ from runtime.sandbox.footing import Footing, find_footing, no_workspace
 from runtime.sandbox.session import Session, encode_program
 from runtime.sandbox.supervisor import SupervisorHandle, Terms
 from runtime.sandbox.zygote import ZygoteHandle
+from store.trouble import has_room
 
 _log = get_logger("sandbox")
 
@@ -122,10 +123,17 @@ class ProcessSandbox:
             try:
                 if not supervisor.awaits_code():
                     supervisor.begin(terms, others=others)
-                return await Session(zygote, supervisor, limits).conduct(program, tools)
+                execution = await Session(zygote, supervisor, limits).conduct(program, tools)
             finally:
                 supervisor.rest()
                 self._take_back(zygote, slot, workspace)
+        # Its own temporary files are gone by now.
+        if not execution.ok and not has_room(zygote.scratch):
+            raise InfrastructureError(
+                f"the disk of temporary files is full, so that code which failed says nothing: free some space in"
+                f" {zygote.scratch.parent}"
+            )
+        return execution
 
     @contextlib.asynccontextmanager
     async def _slot(self, workspace: Path) -> AsyncIterator[int]:

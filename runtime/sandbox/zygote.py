@@ -43,12 +43,16 @@ main(json.loads(sys.argv[2]))
 
 
 class ZygoteHandle:
-    """A running zygote. It ends when this process does, however that happens."""
+    """A running zygote. It ends when this process does, however that happens.
+
+    Attributes:
+        scratch: the folder in which those for temporary files of executions are made.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, scratch: Path) -> None:
         self._process = process
         self._control = control
-        self._scratch = scratch
+        self.scratch = scratch
         self._sending = anyio.Lock()
         self._dead = anyio.Event()
         self._condemned = False
@@ -157,7 +161,7 @@ class ZygoteHandle:
             await self.ends_within(_KILL_S)
         # The zygote removes it, if it gets to that.
         with contextlib.suppress(OSError):
-            await anyio.to_thread.run_sync(tree.remove, str(self._scratch), _REMOVE_S)
+            await anyio.to_thread.run_sync(tree.remove, str(self.scratch), _REMOVE_S)
 
     async def ends_within(self, seconds: float) -> bool:
         """Whether it ends in so many seconds, or has."""

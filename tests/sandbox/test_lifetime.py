@@ -67,7 +67,7 @@ async def test_leaving_the_sandbox_ends_what_runs(workspace: Path) -> None:
             tasks.start_soon(run)
             await begun.event.wait()
             assert len(left_of(sandbox)) > 2
-            scratch = sandbox._zygote._scratch if sandbox._zygote else Path()
+            scratch = sandbox._zygote.scratch if sandbox._zygote else Path()
         assert marked(sandbox._marker) == set()
     assert not scratch.exists()
     with pytest.raises(InfrastructureError, match="closed"):
@@ -92,7 +92,7 @@ async def test_a_dead_zygote_is_noticed_at_once_and_replaced(workspace: Path, fo
         assert left_of(sandbox) == set()
         execution = await sandbox.run("print(1)", workspace=folders(), tools={}, limits=TEST_LIMITS)
         assert execution.output == "1\n"
-        assert not first._scratch.exists()
+        assert not first.scratch.exists()
 
 
 async def test_a_zygote_removes_what_killed_ones_have_left_and_nothing_else(
