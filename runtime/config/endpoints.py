@@ -124,7 +124,7 @@ class Endpoint(Section):
     )
     timeout: float = free(100.0, "Seconds that one attempt may take.", ge=0.1, le=3600)
     deadline: float = free(
-        900.0, "Seconds that one call may take with all its attempts and the waits between them.", ge=0.1, le=86400
+        900.0, "Seconds in which the attempts of one call may begin, waits between them included.", ge=0.1, le=86400
     )
     attempts: int = free(5, "Attempts before a call is given up as an infrastructure error.", ge=1, le=100)
     backoff: float = free(0.5, "Seconds before the first repeat, at most; doubles with each one.", ge=0.001, le=600)

@@ -2,7 +2,8 @@
 
 Guarantees of `Endpoint.complete`:
 
-- it ends by the call's deadline, back-off and waiting for a slot included, however the server behaves;
+- its attempts begin before the call's deadline, back-off and waiting for a slot included, and each ends in the time
+  of an attempt, however the server behaves: a reply that is being paid for is not given up for the deadline's sake;
 - an attempt that broke is repeated as its fault allows, and no fault comes back looking like a reply;
 - its slot is given back on every way out, cancellation included;
 - nothing it raises holds the key, in text or by reference.
@@ -53,7 +54,6 @@ _COUNTING_SECONDS = 10.0
 _COUNTING_FAILURES = 3
 _FIRST_ABSENCE = 30.0
 _LONGEST_ABSENCE = 300.0
-_LEAST_SHARE = 0.1  # of an attempt's time: with less than that left, a reply would be paid for and not be waited for
 ADJUSTABLE = ("max_in_flight", "requests_per_minute", "tokens_per_minute", "timeout", "deadline", "attempts")
 """Settings that may change while calls are on their way."""
 
@@ -270,9 +270,6 @@ class Endpoint:
             try:
                 if self.is_stopped and not is_trial:  # since it began to wait
                     raise self._stopped(call)
-                if call.deadline - loop_time() < _LEAST_SHARE * min(self.settings.timeout, self.settings.deadline):
-                    permit.unspent()
-                    raise self._out_of_time(call)
                 return await self._ask(call, permit, is_trial=is_trial)
             finally:
                 permit.release()
@@ -281,7 +278,7 @@ class Endpoint:
         self._retried += call.attempts > 0
         call.attempts += 1
         started = loop_time()
-        answer = await self._send(call, started)
+        answer = await self._send(call)
         latency = loop_time() - started
         if not isinstance(answer, Answer):
             self._note_fault(answer, call, permit, is_trial=is_trial)
@@ -299,13 +296,13 @@ class Endpoint:
         self._estimate.correct(call.size, answer.usage.prompt)
         return reply
 
-    async def _send(self, call: Call, started: float) -> Answer | Fault:
+    async def _send(self, call: Call) -> Answer | Fault:
         """Send the request, within the time that an attempt may take."""
-        until = min(started + self.settings.timeout, call.deadline)
+        seconds = min(self.settings.timeout, self.settings.deadline)
         # A request that is out will be billed, so whoever is cancelled meanwhile waits for its reply all the same.
-        with anyio.CancelScope(deadline=until, shield=True):
+        with anyio.move_on_after(seconds, shield=True):
             return await self._transport.send(call.body, call.headers)
-        return timeout_fault(until - started, overload=until - started >= self.settings.timeout)
+        return timeout_fault(seconds, overload=seconds >= self.settings.timeout)
 
     def _learn(self, headers: Mapping[str, str]) -> None:
         self._limiter.rates.learn(headers, loop_time())

@@ -25,10 +25,10 @@ ANTHROPIC_URL = "https://api.anthropic.com"
 class EndpointSettings:
     """Where an endpoint is and how hard it may be driven.
 
-    Times are in seconds: `timeout` bounds one attempt from connecting to the last byte, `deadline` the whole
-    call with back-off and waiting for a slot. `attempts` counts the first one. `max_in_flight` is a number, or
-    "adaptive" to find the server's capacity, up to `ceiling`. `headers` go with every request and are, like the
-    key, left out of reprs and cut out of errors.
+    Times are in seconds: `timeout` bounds one attempt from connecting to the last byte, `deadline` the time in which
+    the attempts of a call may begin, back-off and waiting for a slot included. `attempts` counts the first one.
+    `max_in_flight` is a number, or "adaptive" to find the server's capacity, up to `ceiling`. `headers` go with every
+    request and are, like the key, left out of reprs and cut out of errors.
 
     `provider` says which protocol the endpoint speaks. `api_version` is Azure's (empty: the versionless route) or
     Anthropic's (empty: the one that its SDK sends), `deployment` Azure's (empty: the model's name), `region` that of
