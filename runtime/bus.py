@@ -14,6 +14,7 @@ is refused for itself, has its delivery set aside at once.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ class Bus:
         self._admitted: dict[int, int] = {}  # since when (µs since 1970) each of them is handed out
         self._withdrawn_tasks: set[int] = set()
         self._told: dict[int, BudgetSpent] = {}
-        self._held: set[int] = set()
+        self._held: dict[int, float] = {}  # when (loop time) each of them is taken up again
         self._released = 0.0  # when (loop time) it was last said that endpoints which stopped are to be asked
         self._paused: set[int] = set()  # those of them that go on by themselves, within `max_time`
         self._at_work: set[AtWork] = set()
@@ -150,8 +151,9 @@ class Bus:
         chosen = set(runs)
         self._admitted |= dict.fromkeys(chosen - self._runs, now_us())
         self._runs.update(chosen)
-        self._held -= chosen
         self._paused -= chosen
+        for run in chosen:
+            self._held.pop(run, None)
         self.look()
 
     def tell_of_caps_anew(self) -> None:
@@ -167,7 +169,7 @@ class Bus:
         """Hand out nothing more of a run or a task, and wait until its handlers have let go of it."""
         if run is not None:
             self._runs.discard(run)
-            self._held.discard(run)
+            self._held.pop(run, None)
             self._paused.discard(run)
         if task is not None:
             self._withdrawn_tasks.add(task)
@@ -327,7 +329,7 @@ class Bus:
         is_waited_for = isinstance(error, EndpointPaused) and error.lasting + seconds <= self.retries.max_time
         if run in self._runs:
             self._runs.discard(run)
-            self._held.add(run)
+            self._held[run] = loop_time() + seconds
             if is_waited_for:
                 self._paused.add(run)
             self._take_up_after(run, seconds)
@@ -337,7 +339,8 @@ class Bus:
 
     async def _take_up(self, run: int, seconds: float) -> None:
         await anyio.sleep(seconds)
-        if run in self._held:
+        # Somebody may have had it taken up before, and it may be held anew since, for longer.
+        if self._held.get(run, math.inf) <= loop_time():
             self.admit([run])
 
     async def _failed(

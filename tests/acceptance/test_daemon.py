@@ -251,3 +251,48 @@ async def test_a_service_manager_hears_of_start_life_reload_and_stop(
             stopping = await ears.until(STOPPING="1")
             assert int(stopping["EXTEND_TIMEOUT_USEC"]) > 120 * 1_000_000
             assert await daemon.ended() == 0
+
+
+async def until_caught(daemon: ServeProcess, number: signal.Signals) -> None:
+    """Wait until a signal that would end the daemon is heard by it."""
+    with anyio.fail_after(DEADLINE_S):
+        while True:
+            status = await anyio.Path(f"/proc/{daemon.pid}/status").read_text()
+            if int(status.partition("\nSigCgt:")[2].split()[0], 16) >> (number - 1) & 1:
+                return
+            await anyio.sleep(0.002)
+
+
+async def test_a_hangup_during_the_start_takes_full_effect_and_one_during_a_stop_has_none(data: Path) -> None:
+    gate = Gate("action")
+    asking, all_ask = 0, anyio.Event()
+
+    async def count(ask: Ask) -> str | int:
+        nonlocal asking
+        asking += ask.module == "action"
+        if asking == 3:
+            all_ask.set()
+        return await gate.answer(ask)
+
+    config = data.parent / "config.toml"
+    config.write_text("[run]\nrollouts = 1\n")
+    async with scripted_models(count) as models:
+        environ = environ_for(models.url, data)
+        del environ["CSO_RUN__ROLLOUTS"]
+        tasks = await anyio.to_thread.run_sync(write_tasks, data.parent / "tasks.jsonl", ["a", "b", "c"])
+        assert (await cso("submit", tasks, environ=environ)).status == 0
+        async with serve("--config", config, environ=environ) as daemon:
+            await until_caught(daemon, signal.SIGHUP)
+            config.write_text("[run]\nrollouts = 3\n")
+            daemon.send(signal.SIGHUP)
+            await daemon.said("setting changed", key="run.rollouts", old=1, new=3)
+            await reached(all_ask)
+            daemon.send(signal.SIGTERM)
+            await daemon.said("stopping: nothing new is begun (a second signal stops at once)")
+            config.write_text("[run]\nrollouts = 2\n")
+            for _ in range(3):
+                daemon.send(signal.SIGHUP)
+            gate.opened.set()
+            assert await daemon.ended() == 0
+        assert [line["new"] for line in daemon.lines if line.get("event") == "setting changed"] == [3]
+        assert len(places(models)) == len(set(places(models)))

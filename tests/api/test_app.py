@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import math
 
 import anyio
 import pytest
@@ -185,7 +186,7 @@ async def test_tasks_that_come_while_a_refused_key_is_left_alone_wait_with_the_o
     bus = server.work.daemon.bus
     (run,) = bus.runs
     await bus.withdraw(run=run)
-    bus._held.add(run)
+    bus._held[run] = math.inf
     await server.submit("a", "b")
     assert (set(bus.runs), set(bus.held)) == (set(), {run})
     await server.ask("POST", "/v1/retry", {"all": True})

@@ -309,6 +309,29 @@ async def test_a_long_pause_is_waited_for_and_counts_for_none_of_its_run(tmp_pat
     assert not [event for event in seen if isinstance(event, DeliveryFailed)]
 
 
+async def test_a_run_that_is_held_anew_is_not_taken_up_when_the_first_pause_would_have_ended(tmp_path: Path) -> None:
+    bus, held_anew = quick_bus(), anyio.Event()
+
+    async def pause(_event: Event) -> Result:
+        if len(handler.given) == 2:
+            held_anew.set()
+        raise wants_a_pause(0.2 if len(handler.given) == 1 else 30.0, lasting=1.0)
+
+    handler = Scripted(pause, workers=1)
+    async with opened(tmp_path, bus) as database, anyio.create_task_group() as tasks:
+        run = await begin(database)
+        await database.write(lambda t: submit(t, run, 1))
+        tasks.start_soon(bus.run, database, [handler])
+        with anyio.fail_after(DEADLINE_S):
+            while run not in bus.held:  # noqa: ASYNC110 - the bus has no event for it
+                await anyio.sleep(0.01)
+            bus.release_held()
+            await held_anew.wait()
+            await anyio.sleep(0.4)
+        assert (bus.held, len(handler.given)) == (frozenset([run]), 2)
+        tasks.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize(("attempts", "set_aside"), [(1, 1), (0, 0)])
 async def test_a_pause_that_outlasts_the_longest_time_holds_the_run_and_sets_aside_what_asked(
     tmp_path: Path, attempts: int, set_aside: int
