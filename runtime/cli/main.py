@@ -161,6 +161,12 @@ def _run(args: Sequence[str] | None) -> int:
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # whoever read our output has left
         code = EXIT_FAILED
+    except OSError as error:
+        # Help pages are written by typer, and nothing else is done on the way to one.
+        if not {*_SETTINGS["help_option_names"]} & {*(sys.argv[1:] if args is None else args)}:
+            raise
+        say_error(f"{UNWRITTEN}: {error.strerror}")
+        code = EXIT_FAILED
     try:
         sys.stdout.flush()
     except OSError as error:

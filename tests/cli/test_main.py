@@ -208,7 +208,7 @@ def test_a_command_whose_output_is_closed_does_its_work(closed: str) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("command", [["config"], ["config", "--json"]])
+@pytest.mark.parametrize("command", [["config"], ["config", "--json"], ["--help"], ["status", "-h"]])
 def test_output_that_cannot_be_written_is_an_error_in_a_line(command: list[str]) -> None:
     with open("/dev/full", "w", encoding="utf-8") as full:  # noqa: PTH123 - a device
         ended = subprocess.run(
