@@ -18,7 +18,7 @@ from runtime.logs import get_logger
 
 _AGAIN_S = 0.05
 _FINISH_S = 1.0
-_QUIET_S = 30.0  # between two words about what we do, where the manager wants no sign of life
+_QUIET_S = 5.0  # between two words about what we do, or less where a sign of life is due more often
 _log = get_logger("service_manager")
 
 
@@ -33,7 +33,9 @@ class ServiceManager:
     def __init__(self, environ: Mapping[str, str]) -> None:
         address = environ.get("NOTIFY_SOCKET", "")
         self._address = f"\0{address[1:]}" if address.startswith("@") else address
-        self._interval = _watchdog_interval(environ)
+        interval = _watchdog_interval(environ)
+        self._sign = "" if interval is None else "WATCHDOG=1\n"
+        self._pause = _QUIET_S if interval is None else min(_QUIET_S, interval / 2)
         self._outbox: deque[str] = deque()
         self._is_left = anyio.Event()  # something is, in the outbox
         self._complained = False
@@ -56,12 +58,11 @@ class ServiceManager:
 
         They come from the event loop itself, so that they end when it is stuck.
         """
-        alive = "WATCHDOG=1\n" if self._interval is not None else ""
         while True:
             await self._empty()
-            self._is_taken(f"{alive}STATUS={_line(describe())}")
+            self._is_taken(f"{self._sign}STATUS={_line(describe())}")
             self._is_left = anyio.Event()
-            with anyio.move_on_after(_QUIET_S if self._interval is None else self._interval / 2):
+            with anyio.move_on_after(self._pause):
                 await self._is_left.wait()
 
     async def finish(self) -> None:
