@@ -96,8 +96,9 @@ async def serve(settings: Settings, environ: Mapping[str, str], load: Load) -> s
     """
     configure_logs(settings.log.level)
     spool = Path(settings.queue.spool) if settings.queue.spool else None
-    if spool is not None and spool.exists() and not spool.is_dir():
-        raise ConfigError(f"queue.spool: {spool} is no folder")
+    with contextlib.suppress(OSError):  # one that cannot be looked at may be used later: the spool tells of it
+        if spool is not None and spool.exists() and not spool.is_dir():
+            raise ConfigError(f"queue.spool: {spool} is no folder")
     guard_own_process()
     manager = ServiceManager(environ)
     stop = Stop(grace=settings.run.stop_grace, tell=_log.warning)
@@ -118,7 +119,8 @@ async def serve(settings: Settings, environ: Mapping[str, str], load: Load) -> s
             with stop.work:
                 async with anyio.create_task_group() as tasks:
                     if spool is not None:
-                        tasks.start_soon(Spool(spool, daemon.control).run)
+                        live.spool = Spool(spool, daemon.control)
+                        tasks.start_soon(live.spool.run)
                     await daemon.work(until_drained=False)
         _log.info("stopped", signal=stop.signal.name if stop.signal else None)
     return stop.signal

@@ -10,9 +10,10 @@ again, like every file, because tasks that are known are left alone.
 
 A file is taken once its size and time have not changed between two looks, it is not empty, and no process has it open
 for writing, as far as the file system tells that; so one that is still being written is left alone. Names that begin
-with a dot or end in anything but .jsonl are not looked at, nor are links. Files that tasks refer to lie in SPOOL,
-relative to it, come before the task file, and stay. No file is ever overwritten: a name that is taken gets a number.
-One file's trouble does not hold up the others.
+with a dot or end in anything but .jsonl are not looked at, nor are links. `Spool.seen` has what lies there and is not
+taken, but for names that begin with a dot. Files that tasks refer to lie in SPOOL, relative to it, come before the
+task file, and stay. No file is ever overwritten: a name that is taken gets a number. One file's trouble does not hold
+up the others.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import heapq
 import os
 import signal
 import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -44,20 +46,49 @@ SUFFIX = ".jsonl"
 REPORT_SUFFIX = ".report.json"
 LOOK_S = 1.0
 _NAME_BYTES = 200  # of 255 that a file system allows, so that a number and the report's suffix fit behind
+_NAMED = 10  # of what is not taken
+_FOLDER = "it is a folder"
 # Reasons for which a file cannot be read that say nothing about it: it stays, and is tried again.
 _OF_THE_MACHINE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE}
 _log = get_logger("spool")
 
 Place = Literal["taken", "done", "rejected"]
+_PLACES: tuple[Place, ...] = ("taken", "done", "rejected")
 # What tells a version of a file from another: device, inode, size, time of change.
 Version = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
+class Ignored:
+    """Something in the folder that is not taken, and why, as a sentence about it."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the last look at the folder found.
+
+    `trouble` says why it, or a file that was to be taken, could not be used. `ignored` counts what lies there and is
+    not taken; `examples` are some of it, those with the name of a task file before others.
+    """
+
+    trouble: str | None = None
+    ignored: int = 0
+    examples: tuple[Ignored, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class _Waiting:
-    """The files that wait in the folder, by name, each with its version."""
+    """The files that wait in the folder, by name, each with its version.
+
+    `unfit` has the name of a task file and is none, with the reason; `others` are the names that are no task file's.
+    """
 
     versions: Mapping[str, Version]
+    unfit: Mapping[str, str] = field(default_factory=dict)
+    others: Sequence[str] = ()
 
     def settled(self, earlier: _Waiting) -> list[str]:
         """The names that have not changed since, in the order of names."""
@@ -70,40 +101,63 @@ class Spool:
     Args:
         folder: made if it is missing.
         control: takes the tasks, into the run that its settings name.
+
+    Attributes:
+        seen: what the last look found.
     """
 
     def __init__(self, folder: Path, control: LocalControl) -> None:
-        self._folder = folder
+        self.folder = folder
+        self.seen = Seen()
         self._control = control
         self._complaints: set[str] = set()
 
     async def run(self) -> None:
         """Take up files until cancelled; what goes wrong with one or with the folder is logged, and tried again."""
-        seen = _Waiting({})
+        before = _Waiting({})
         while True:
-            troubles: dict[str, str] = {}
+            troubles: dict[str, OSError | StoreError] = {}
+            waiting, written = _Waiting({}), dict[str, str]()
             try:
                 await run_sync(self._make_folders)
                 waiting = await run_sync(self._waiting)
-                for name in waiting.settled(seen):
-                    with _noting(troubles, self._folder / name):
-                        await run_sync(self._take, self._folder / name)
+                for name in waiting.settled(before):
+                    with _noting(troubles, self.folder / name):
+                        if not await run_sync(self._take, self.folder / name):
+                            written[name] = "a process has it open for writing"
                 # What an earlier process, or a failed attempt, left there is submitted with what has just been taken.
                 for path in await run_sync(self._taken):
                     with _noting(troubles, path):
                         await self._submit(path)
-                seen = waiting
+                before = waiting
             except OSError as error:
-                troubles[str(self._folder)] = str(error)
+                troubles[str(self.folder)] = error
             self._complain(troubles)
+            self.seen = await run_sync(self._summed_up, waiting, written, list(troubles.values()))
             await anyio.sleep(LOOK_S)
 
-    def _complain(self, troubles: Mapping[str, str]) -> None:
+    def _summed_up(
+        self, waiting: _Waiting, written: Mapping[str, str], troubles: Sequence[OSError | StoreError]
+    ) -> Seen:
+        unfit = {**waiting.unfit, **written}
+        examples = [Ignored(_as_text(name), unfit[name]) for name in sorted(unfit)[:_NAMED]]
+        for name in heapq.nsmallest(_NAMED - len(examples), waiting.others):
+            reason = f"its name does not end in {SUFFIX}"
+            with contextlib.suppress(OSError):
+                reason = _FOLDER if (self.folder / name).is_dir() else reason
+            examples.append(Ignored(_as_text(name), reason))
+        return Seen(
+            trouble=_said(troubles[0]) if troubles else None,
+            ignored=len(unfit) + len(waiting.others),
+            examples=tuple(examples),
+        )
+
+    def _complain(self, troubles: Mapping[str, OSError | StoreError]) -> None:
         """Say what is wrong once, not every second, for as long as it is the same."""
         for place, error in troubles.items():
-            if error not in self._complaints:
-                _log.error("the spool folder cannot be used: tried again", place=place, error=error)
-        self._complaints = set(troubles.values())
+            if str(error) not in self._complaints:
+                _log.error("the spool folder cannot be used: tried again", place=place, error=str(error))
+        self._complaints = {str(error) for error in troubles.values()}
 
     async def _submit(self, path: Path) -> None:
         """Submit a file in `taken` and move it to where it belongs."""
@@ -124,7 +178,7 @@ class Spool:
 
     def _read(self, path: Path) -> Sequence[TaskRecord]:
         # Strict, because nobody watches: a file with a bad line comes back whole, to be mended and moved in again.
-        records = read_tasks(path, strict=True, folder=self._folder).tasks
+        records = read_tasks(path, strict=True, folder=self.folder).tasks
         if not records:
             raise TaskFileError(path, ["there is no task in it"])
         return records
@@ -148,36 +202,47 @@ class Spool:
         return path.rename(target)
 
     def _make_folders(self) -> None:
-        for place in ("taken", "done", "rejected"):
-            (self._folder / place).mkdir(parents=True, exist_ok=True)
+        for place in _PLACES:
+            (self.folder / place).mkdir(parents=True, exist_ok=True)
 
     def _waiting(self) -> _Waiting:
         found: dict[str, Version] = {}
-        with os.scandir(self._folder) as entries:
+        unfit: dict[str, str] = {}
+        others: list[str] = []
+        with os.scandir(self.folder) as entries:
             for entry in entries:
-                if entry.name.startswith(".") or not entry.name.endswith(SUFFIX):
+                if entry.name.startswith("."):
+                    continue
+                if not entry.name.endswith(SUFFIX):
+                    if entry.name not in _PLACES:
+                        others.append(entry.name)
                     continue
                 with contextlib.suppress(FileNotFoundError):  # its owner may have taken it away again
                     status = entry.stat(follow_symlinks=False)
-                    if stat.S_ISREG(status.st_mode) and status.st_size:
+                    if reason := _unfit(status):
+                        unfit[entry.name] = reason
+                    else:
                         found[entry.name] = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-        return _Waiting(found)
+        return _Waiting(found, unfit, others)
 
-    def _take(self, path: Path) -> None:
+    def _take(self, path: Path) -> bool:
+        """Move a file to where it is submitted from; False if somebody writes it still."""
         # Its owner may have taken it away again, which is no trouble.
         with contextlib.suppress(FileNotFoundError):
-            if not _is_being_written(path):
-                self._move(path, "taken")
+            if _is_being_written(path):
+                return False
+            self._move(path, "taken")
+        return True
 
     def _taken(self) -> list[Path]:
-        return sorted((self._folder / "taken").glob(f"*{SUFFIX}"))
+        return sorted((self.folder / "taken").glob(f"*{SUFFIX}"))
 
     def _move(self, path: Path, place: Place) -> Path:
         return path.rename(self._free_name(path.name, place))
 
     def _free_name(self, name: str, place: Place) -> Path:
         """A path in a subfolder that nothing has; ours is the only process that puts anything there."""
-        folder = self._folder / place
+        folder = self.folder / place
         stem, number = os.fsdecode(os.fsencode(name.removesuffix(SUFFIX))[:_NAME_BYTES]), 1
         target = folder / f"{stem}{SUFFIX}"
         while target.exists():
@@ -197,12 +262,28 @@ def rejected_files(folder: Path) -> int | None:
 
 
 @contextlib.contextmanager
-def _noting(troubles: dict[str, str], path: Path) -> Iterator[None]:
+def _noting(troubles: dict[str, OSError | StoreError], path: Path) -> Iterator[None]:
     """Let the block fail for the sake of the folder or the disk, and note it."""
     try:
         yield
     except (OSError, StoreError) as error:
-        troubles[str(path)] = str(error)
+        troubles[str(path)] = error
+
+
+def _said(error: OSError | StoreError) -> str:
+    """A trouble in words, without the number of its kind."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
+def _unfit(status: os.stat_result) -> str | None:
+    """Why something with the name of a task file is not taken, if it is not."""
+    if stat.S_ISREG(status.st_mode):
+        return None if status.st_size else "it is empty"
+    if stat.S_ISLNK(status.st_mode):
+        return "it is a link"
+    return _FOLDER if stat.S_ISDIR(status.st_mode) else "it is no file but a pipe, socket or device"
 
 
 def _is_being_written(path: Path) -> bool:

@@ -6,7 +6,6 @@ import os
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import orjson
 from anyio.to_thread import run_sync
@@ -17,7 +16,7 @@ from runtime.daemon import Daemon
 from runtime.lag import LagMeter
 from runtime.machine import described
 from runtime.models.pool import Pool
-from runtime.spool import rejected_files
+from runtime.spool import Spool, rejected_files
 from store.database import Reader
 from store.events import Event
 from store.jsontypes import JsonValue
@@ -29,9 +28,10 @@ STATES = ("working", "waiting", "stopping")
 
 @dataclass(slots=True, kw_only=True)
 class Live:
-    """A daemon at work, and what has been seen of it since it started."""
+    """A daemon at work, with its spool if it has one, and what has been seen of it since it started."""
 
     daemon: Daemon
+    spool: Spool | None = None
     lag: LagMeter = field(default_factory=LagMeter)
     counts: Counts = field(default_factory=Counts)
     url: str = ""
@@ -70,18 +70,16 @@ async def live_status(live: Live) -> dict[str, JsonValue]:
         "rollouts": {"in_use": daemon.slots.in_use, "limit": daemon.slots.total},
         "at_work": await _at_work(daemon),
         "endpoints": {role: _endpoint(pool) for role, pool in daemon.endpoints.items()},
-        "spool": await _spool(daemon),
+        "spool": None if live.spool is None else await _spool(live.spool),
         "resumed": [{"run": names.get(one.run), **one.facts()} for one in daemon.resumed],
         "loop_lag": None if lag is None else asdict(lag),
     }
 
 
-async def _spool(daemon: Daemon) -> dict[str, JsonValue] | None:
-    """The folder from which task files are taken, and how many were rejected; None where there is none."""
-    folder = daemon.settings.queue.spool
-    if not folder or not daemon.every_run:
-        return None
-    return {"folder": folder, "rejected": await run_sync(rejected_files, Path(folder))}
+async def _spool(spool: Spool) -> dict[str, JsonValue]:
+    """The folder from which task files are taken, how many were rejected, and what lies there that is not taken."""
+    rejected = await run_sync(rejected_files, spool.folder)
+    return {"folder": str(spool.folder.absolute()), "rejected": rejected, **asdict(spool.seen)}
 
 
 def _endpoint(pool: Pool) -> dict[str, JsonValue]:

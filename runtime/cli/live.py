@@ -23,6 +23,8 @@ _LIMITS = {
     "retry-after": "a pause that it asked for",
 }
 
+_NAMED = 3  # of what lies in the spool folder
+
 # JSON from the daemon, which may be of another release: what is missing is left out.
 Facts = Mapping[str, Any]
 
@@ -59,10 +61,7 @@ def daemon_rows(seen: Facts | None) -> Iterator[tuple[str, str]]:
         yield "rollouts", f"{rollouts['in_use']} of {rollouts['limit']} places in use"
     if work := seen.get("at_work"):
         yield from _at_work(work)
-    spool = seen.get("spool") or {}
-    if rejected := spool.get("rejected"):
-        files = counted(rejected, "task file")
-        yield "spool", f"{files} rejected: see what is wrong with each in {spool['folder']}/rejected"
+    yield from _spool(seen.get("spool") or {})
     for role, endpoint in seen.get("endpoints", {}).items():
         yield f"{role} endpoint", _endpoint(endpoint)
         for replica in endpoint.get("replicas", ()):
@@ -72,6 +71,18 @@ def daemon_rows(seen: Facts | None) -> Iterator[tuple[str, str]]:
             "event loop",
             f"late by {lag['p50_ms']:.1f} ms (p50), {lag['p99_ms']:.1f} (p99), {lag['max_ms']:.1f} (max)",
         )
+
+
+def _spool(spool: Facts) -> Iterator[tuple[str, str]]:
+    if trouble := spool.get("trouble"):
+        yield "spool", f"{spool['folder']} cannot be used, and is tried again: {trouble}"
+    if rejected := spool.get("rejected"):
+        files = counted(rejected, "task file")
+        yield "spool", f"{files} rejected: see what is wrong with each in {spool['folder']}/rejected"
+    if ignored := spool.get("ignored"):
+        named = [f"{one['name']}, because {one['reason']}" for one in spool["examples"][:_NAMED]]
+        more = [f"and {ignored - len(named):,} more"] * (ignored > len(named))
+        yield "spool", f"{ignored:,} in {spool['folder']} not taken: {'; '.join(named + more)}"
 
 
 def _at_work(work: Facts) -> Iterator[tuple[str, str]]:

@@ -14,6 +14,7 @@ import pytest
 
 from runtime.config.loading import load_settings
 from runtime.config.settings import Api, Settings
+from runtime.spool import Ignored, Seen, Spool
 from store.database import Reader
 from store.runs import find_run
 from tests.acceptance.programs import Ran
@@ -234,6 +235,29 @@ async def test_status_says_which_run_the_daemon_leaves_alone_and_what_to_do(data
     assert "left alone" not in ours
     assert "left alone" in old
     assert "serve with those, or with `--run old --accept-changes`" in old
+
+
+async def test_status_says_what_lies_in_the_spool_folder_and_is_not_taken_and_what_is_wrong_with_it(
+    data: Path,
+) -> None:
+    async with desk(data.parent, with_daemon=True) as at:
+        assert at.working is not None
+        await at.cso("submit", at.tasks("a"))
+        folder = data.parent / "spool"
+        at.working.live.spool = spool = Spool(folder, at.working.daemon.control)
+        assert (await at.cso("status", "--json")).json["daemon"]["spool"] == {
+            "folder": str(folder),
+            "rejected": 0,
+            "trouble": None,
+            "ignored": 0,
+            "examples": [],
+        }
+        unfit = Ignored("tasks.txt", "its name does not end in .jsonl")
+        spool.seen = Seen(trouble=f"{folder}: Permission denied", ignored=1002, examples=(unfit,) * 10)
+        told = " ".join((await at.cso("status")).output.split())
+        assert f"spool {folder} cannot be used, and is tried again: {folder}: Permission denied" in told
+        each = "tasks.txt, because its name does not end in .jsonl; "
+        assert f"spool 1,002 in {folder} not taken: {each * 3}and 999 more" in told
 
 
 async def test_a_run_that_is_resumed_where_the_daemon_has_other_settings_is_told_so(data: Path) -> None:

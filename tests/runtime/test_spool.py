@@ -71,15 +71,23 @@ async def box(data: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Box]
 
 
 @contextlib.asynccontextmanager
-async def taking(box: Box, control: LocalControl | None = None) -> AsyncIterator[None]:
+async def taking(box: Box, control: LocalControl | None = None) -> AsyncIterator[Spool]:
     """Have the spool at work."""
+    spool = Spool(box.folder, control or box.control)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(Spool(box.folder, control or box.control).run)
+        tasks.start_soon(spool.run)
         with anyio.fail_after(DEADLINE_S):
             while not all((box.folder / place).is_dir() for place in ("done", "rejected")):  # noqa: ASYNC110 - as above
                 await anyio.sleep(0.01)
-        yield
+        yield spool
         tasks.cancel_scope.cancel()
+
+
+async def seen(spool: Spool, ignored: int) -> None:
+    """Wait until a look has found so much that is not taken, and no trouble."""
+    with anyio.fail_after(DEADLINE_S):
+        while (spool.seen.ignored, spool.seen.trouble) != (ignored, None):  # noqa: ASYNC110 - as above
+            await anyio.sleep(0.01)
 
 
 def line(name: str, answer: str = "42", **more: str) -> bytes:
@@ -87,7 +95,7 @@ def line(name: str, answer: str = "42", **more: str) -> bytes:
 
 
 async def test_a_file_that_is_moved_in_is_submitted_and_comes_to_rest_in_done(box: Box) -> None:
-    async with taking(box):
+    async with taking(box) as spool:
         (box.folder / "n.csv").write_text("1;2")
         box.move_in("a.jsonl", line("a") + line("b", file_name="n.csv"))
         await box.until("done", "a.jsonl")
@@ -98,6 +106,8 @@ async def test_a_file_that_is_moved_in_is_submitted_and_comes_to_rest_in_done(bo
         (box.folder / "link.jsonl").symlink_to(box.folder / "done" / "a.jsonl")
         box.move_in("last.jsonl", line("d"))
         await box.until("done", "a-2.jsonl", "a.jsonl", "last.jsonl")
+        await seen(spool, 3)
+        assert [one.name for one in spool.seen.examples] == ["link.jsonl", "n.csv", "notes.txt"]
     assert await box.tasks() == ["a", "b", "c", "d"]
     assert box.files("taken") == box.files("rejected") == []
     assert box.files(".") == [".hidden.jsonl", "link.jsonl", "n.csv", "notes.txt"]
@@ -145,6 +155,48 @@ async def test_an_empty_file_waits_for_what_is_to_come(box: Box) -> None:
         assert "later.jsonl" in box.files(".")
         (box.folder / "later.jsonl").write_bytes(line("later"))
         await box.until("done", "later.jsonl", "other.jsonl")
+
+
+async def test_what_lies_there_and_is_not_taken_is_told_with_the_reason(box: Box) -> None:
+    async with taking(box) as spool:
+        (box.folder / "folder.jsonl").mkdir()
+        (box.folder / "batch").mkdir()
+        (box.folder / ".hidden.jsonl").touch()
+        (box.folder / "link.jsonl").symlink_to(box.aside)
+        os.mkfifo(box.folder / "pipe.jsonl")
+        for name in ("empty.jsonl", "tasks.txt", *(f"{number:03}.csv" for number in range(20))):
+            (box.folder / name).touch()
+        with (box.folder / "written.jsonl").open("wb") as written:
+            written.write(line("a"))
+            written.flush()
+            await seen(spool, 27)
+            assert {one.name: one.reason for one in spool.seen.examples} == {
+                "empty.jsonl": "it is empty",
+                "folder.jsonl": "it is a folder",
+                "link.jsonl": "it is a link",
+                "pipe.jsonl": "it is no file but a pipe, socket or device",
+                "written.jsonl": "a process has it open for writing",
+                **{f"{number:03}.csv": "its name does not end in .jsonl" for number in range(5)},
+            }
+        await box.until("done", "written.jsonl")
+        for path in box.folder.glob("*.csv"):
+            path.unlink()
+        await seen(spool, 6)
+        last = [(one.name, one.reason) for one in spool.seen.examples[-2:]]
+        assert last == [("batch", "it is a folder"), ("tasks.txt", "its name does not end in .jsonl")]
+
+
+async def test_a_folder_that_cannot_be_used_is_told_until_it_can(box: Box) -> None:
+    box.folder.touch()
+    spool = Spool(box.folder, box.control)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(spool.run)
+        with anyio.fail_after(DEADLINE_S):
+            while spool.seen.trouble != f"{box.folder / 'taken'}: Not a directory":  # noqa: ASYNC110 - as above
+                await anyio.sleep(0.01)
+        box.folder.unlink()
+        await seen(spool, 0)
+        tasks.cancel_scope.cancel()
 
 
 async def test_what_a_crash_left_half_taken_is_taken_once(box: Box) -> None:
