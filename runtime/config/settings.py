@@ -59,7 +59,11 @@ class Run(Section):
     name: Name = free(
         "default", "Name of the run; the same name and data go on where they stopped.", allowed=NAME_RULE
     )
-    data: FilePath = free(Path("cso-data"), "Folder of the database and its files.", allowed="a path")
+    data: FilePath = free(
+        Path("cso-data"),
+        "Folder of the database and its files; a relative one is below where the command is typed.",
+        allowed="a path",
+    )
     trajectories: int = fixed(1, "Trajectories collected for each task.", ge=1, le=1000)
     rollouts: int = free(16, "Rollouts that run at the same time, branches included.", ge=1, le=4096)
     seed: int = fixed(1377, "Seed from which each call's seed is derived; 0 sends none.", ge=0, le=2**31 - 1)
@@ -183,7 +187,7 @@ class Queue(Section):
 
     spool: Folder = free(
         "",
-        "Folder whose *.jsonl task files are taken up; move finished files in. Empty: none.",
+        "Folder whose *.jsonl task files are taken up; relative as run.data. Move finished files in. Empty: none.",
         allowed="a path or empty",
     )
 
