@@ -1,16 +1,20 @@
 """Reading the task files that a command was given, and telling what is wrong with their lines."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.cli.output import say
 from runtime.cli.report import counted
 from store.errors import TaskFileError
-from store.formats.task_files import Problem, TaskRecord, read_tasks
+from store.formats.task_files import Problem, TaskFile, TaskRecord, read_tasks
+
+TASKS_HELP = "Task files: JSON lines with question and answer; - is stdin."
+_STDIN = Path("stdin")
 
 
 def read_all(files: Sequence[Path], *, strict: bool) -> tuple[list[TaskRecord], list[Problem]]:
-    """The tasks of several files; each bad line is told at once.
+    """The tasks of several files, of which `-` is stdin; each bad line is told at once.
 
     Raises:
         TaskFileError: a file cannot be taken or holds no task, or two files have a task of the same name.
@@ -18,8 +22,9 @@ def read_all(files: Sequence[Path], *, strict: bool) -> tuple[list[TaskRecord], 
     records: dict[str, TaskRecord] = {}
     origins: dict[str, Path] = {}
     problems: list[Problem] = []
-    for file in files:
-        found = read_tasks(file, strict=strict)
+    for path in files:
+        file = _STDIN if path == Path("-") else path
+        found = _read_stdin(strict=strict) if file is _STDIN else read_tasks(file, strict=strict)
         for problem in found.problems:
             say(str(problem))
         problems += found.problems
@@ -33,6 +38,13 @@ def read_all(files: Sequence[Path], *, strict: bool) -> tuple[list[TaskRecord], 
             records[record.name] = record
             origins[record.name] = file
     return list(records.values()), problems
+
+
+def _read_stdin(*, strict: bool) -> TaskFile:
+    """The tasks on stdin; files that they name lie in the working directory."""
+    if sys.stdin is None:
+        raise TaskFileError(_STDIN, ["it is closed"])
+    return read_tasks(_STDIN, strict=strict, folder=Path(), stream=sys.stdin.buffer)
 
 
 def tell_left_out(problems: Sequence[Problem]) -> None:

@@ -11,7 +11,7 @@ from runtime.cli.ending import exit_code
 from runtime.cli.identity import AcceptOption, NewRunOption, settle_identity
 from runtime.cli.options import tell_notices
 from runtime.cli.output import write_data, write_json
-from runtime.cli.reading import read_all, tell_left_out
+from runtime.cli.reading import TASKS_HELP, read_all, tell_left_out
 from runtime.cli.report import summary_json, summary_text
 from runtime.cli.working import work_off
 from runtime.config.loading import load_settings
@@ -19,7 +19,7 @@ from runtime.eventlog import EVENTS_FILE
 
 
 def run(
-    tasks: Annotated[list[Path], typer.Argument(help="Task files: JSON lines with question and answer.")],
+    tasks: Annotated[list[Path], typer.Argument(help=TASKS_HELP)],
     file: Annotated[
         Path | None, typer.Option("--config", help="Configuration file; ./config.toml where there is one.")
     ] = None,

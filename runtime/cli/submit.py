@@ -9,7 +9,7 @@ import typer
 from runtime.cli.options import ConfigOption, DataOption, JsonOption, settings_for
 from runtime.cli.output import say, write_data, write_json
 from runtime.cli.reach import reach
-from runtime.cli.reading import read_all, tell_left_out
+from runtime.cli.reading import TASKS_HELP, read_all, tell_left_out
 from runtime.cli.report import counted
 from runtime.config.settings import Settings
 from runtime.control import Submitted
@@ -20,7 +20,7 @@ from store.runs import Run, find_run
 
 
 def submit(
-    tasks: Annotated[list[Path], typer.Argument(help="Task files: JSON lines with question and answer.")],
+    tasks: Annotated[list[Path], typer.Argument(help=TASKS_HELP)],
     name: Annotated[str | None, typer.Option("--run", help="Run that takes them; begun if there is none.")] = None,
     priority: Annotated[
         int, typer.Option(min=-1_000_000, max=1_000_000, help="Tasks with a higher one go first.")

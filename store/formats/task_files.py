@@ -15,6 +15,7 @@ removed or moved. The file is read line by line and only the records are kept. R
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -80,7 +81,9 @@ class BadTaskError(ValueError):
     """Raised when a record gives no task; its text is the reason."""
 
 
-def read_tasks(path: Path, *, strict: bool = False, folder: Path | None = None) -> TaskFile:
+def read_tasks(
+    path: Path, *, strict: bool = False, folder: Path | None = None, stream: IO[bytes] | None = None
+) -> TaskFile:
     """Reads the tasks of a file; a bad line is a problem and gives no task, blank lines are nothing.
 
     A task without a reference answer is taken and is a problem too, since no attempt at it can be judged.
@@ -89,6 +92,7 @@ def read_tasks(path: Path, *, strict: bool = False, folder: Path | None = None) 
         path: the file.
         strict: refuse the file if there is any problem.
         folder: where the files that it names lie; its own folder if left out.
+        stream: read instead of the file, which then is only a name for messages.
 
     Raises:
         TaskFileError: the file cannot be read, is no JSON lines, or gives one id to two lines; with `strict`, also
@@ -96,7 +100,7 @@ def read_tasks(path: Path, *, strict: bool = False, folder: Path | None = None) 
     """
     reading = _Reading(path, folder or path.parent)
     try:
-        with path.open("rb") as handle:
+        with path.open("rb") if stream is None else contextlib.nullcontext(stream) as handle:
             for number, raw in _lines(handle, path):
                 reading.take(number, raw)
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -126,6 +127,26 @@ async def test_submitting_again_says_that_nothing_is_new_and_a_changed_task_is_a
     assert ("; 64 of the tasks were taken before that, and stay" in partly.said) is is_daemon
     status = await at.cso("status", "--json")
     assert status.json["runs"][0]["tasks"] == (68 if is_daemon else 4)
+
+
+async def test_tasks_are_read_from_stdin_with_the_files_that_they_name(
+    at: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def piped(content: bytes) -> None:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "n.csv").write_text("1;2")
+    line = {"id": "sum", "question": "Sum?", "answer": "3", "file_name": "n.csv"}
+    piped(orjson.dumps(line) + b"\nno JSON\n")
+    taken = await at.cso("submit", "-", at.tasks("a"))
+    assert (taken.status, taken.output) == (0, "2 tasks taken into run default\n")
+    assert "stdin:2: it is not JSON" in taken.said
+    assert "1 bad line was left out: stdin\n" in taken.said
+    piped(b"")
+    nothing = await at.cso("submit", "-")
+    assert (nothing.status, nothing.output) == (2, "")
+    assert nothing.said == "error: stdin cannot be taken: there is no task in it\n"
 
 
 async def test_a_run_of_another_name_is_begun_and_named_where_there_are_several(at: Desk) -> None:
