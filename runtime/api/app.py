@@ -35,6 +35,7 @@ from store.jsontypes import JsonValue
 from store.tasks import ChangedTaskError
 
 LIVE = web.AppKey("live", Live)
+STOPPING = "the daemon is stopping and takes nothing new: try again once it is gone; commands then do without one"
 _log = get_logger("api")
 
 
@@ -164,7 +165,7 @@ async def _tell_errors(request: web.Request, handler: Handler) -> web.StreamResp
 def _working(request: web.Request) -> Daemon:
     live = request.app[LIVE]
     if live.stopping:
-        raise web.HTTPServiceUnavailable(reason="the daemon is stopping and takes nothing new")
+        raise web.HTTPServiceUnavailable(reason=STOPPING)
     if trouble := live.daemon.database.trouble:
         # Its writes wait for the end of this, which nobody who asks over HTTP would; said anew, for it is kept.
         raise StorageTroubleError(trouble.trouble, trouble.what, trouble.next_step)

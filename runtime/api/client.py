@@ -19,6 +19,8 @@ from store.jsontypes import JsonValue
 
 # Pausing and cancelling wait for replies that are being paid for; to give up earlier would not hurry them.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=1000.0)
+# What is asked for twice is done once, so nobody has to find out how much of it was done.
+_GONE = "the daemon has just ended, or is about to: try again in a moment; commands then do without one"
 _LOOK_TIMEOUT = aiohttp.ClientTimeout(total=5.0)
 
 
@@ -27,7 +29,7 @@ class RefusedError(CsoError):
 
 
 class DaemonGoneError(CsoError):
-    """Raised when no daemon answers where one said that it listens."""
+    """Raised when no daemon answers where one said that it listens, as when it has just ended."""
 
 
 class RemoteControl:
@@ -85,10 +87,10 @@ class RemoteControl:
         try:
             async with self._session.request(method, path, data=file, headers=headers, timeout=timeout) as response:
                 content = await response.read()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise DaemonGoneError(
-                f"the daemon did not answer ({str(error) or type(error).__name__}): see `cso status`, then try again"
-            ) from error
+        except TimeoutError as error:
+            raise DaemonGoneError("the daemon does not answer: look at its log, then try again") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise DaemonGoneError(_GONE) from error
         answer = _decoded(content)
         said = str(answer.get("error", f"the daemon answered with status {response.status}"))
         match response.status:

@@ -13,6 +13,7 @@ import anyio
 import pytest
 
 from runtime.agents.main.replies import render_reply
+from runtime.api.app import STOPPING
 from runtime.notice import living_notice
 from tests.acceptance.daemons import DEADLINE_S, ServeProcess, environ_for, serve
 from tests.acceptance.programs import cso
@@ -73,7 +74,7 @@ async def test_sigterm_waits_for_replies_that_are_paid_for_and_nothing_is_bought
             await daemon.said("stopping: nothing new is begun (a second signal stops at once)")
             assert await get(f"{url}/healthz") == (503, {"status": "stopping"})
             refused = await post_task(url, "c")
-            assert refused == (503, {"error": "the daemon is stopping and takes nothing new"})
+            assert refused == (503, {"error": STOPPING})
             gate.opened.set()
             assert await daemon.ended() == 0
             assert daemon.lines[-1]["event"] == "stopped"

@@ -15,6 +15,7 @@ import pytest
 
 from runtime.config.loading import load_settings
 from runtime.config.settings import Api, Settings
+from runtime.notice import posted
 from runtime.spool import Ignored, Seen, Spool
 from store.database import Reader
 from store.runs import find_run
@@ -279,6 +280,36 @@ async def test_status_says_what_lies_in_the_spool_folder_and_is_not_taken_and_wh
         assert f"spool {folder} cannot be used, and is tried again: {folder}: Permission denied" in told
         each = "tasks.txt, because its name does not end in .jsonl; "
         assert f"spool 1,002 in {folder} not taken: {each * 3}and 999 more" in told
+
+
+async def test_who_comes_while_the_daemon_stops_or_has_just_ended_is_told_what_to_do(data: Path) -> None:
+    async with desk(data.parent, with_daemon=True) as at:
+        assert at.working is not None
+        await at.cso("submit", at.tasks("a"))
+        orders = (
+            ("submit", at.tasks("b")),
+            ("cancel", "a"),
+            ("retry", "--all"),
+            ("pause",),
+            ("resume",),
+        )
+        at.working.live.stopping = True
+        for words in orders:
+            ran = await at.cso(*words)
+            assert (ran.status, ran.output) == (1, "")
+            assert ran.said == (
+                "error: the daemon is stopping and takes nothing new: try again once it is gone; commands then do "
+                "without one\n"
+            )
+        with posted(data, "http://127.0.0.1:9"):  # it has the lock still, and listens no more
+            for words in orders:
+                ran = await at.cso(*words)
+                assert (ran.status, ran.output) == (1, "")
+                assert ran.said == (
+                    "error: the daemon has just ended, or is about to: try again in a moment; commands then do "
+                    "without one\n"
+                )
+            assert "the daemon has just ended, or is about to" in (await at.cso("status")).output
 
 
 async def test_a_run_that_is_resumed_where_the_daemon_has_other_settings_is_told_so(data: Path) -> None:
