@@ -5,7 +5,7 @@ from typing import Annotated
 import anyio
 import typer
 
-from runtime.cli.options import ConfigOption, DataOption, JsonOption, OneRunOption, settings_for
+from runtime.cli.options import ConfigOption, DataOption, JsonOption, OneRunOption, named_task, settings_for
 from runtime.cli.output import write_data, write_json
 from runtime.cli.reach import patience, reach, run_name
 from runtime.cli.report import counted
@@ -20,7 +20,7 @@ def cancel(
     json: JsonOption = False,
 ) -> None:
     """Give a task up: nothing more is done for it, and what was earned stays."""
-    run, dropped = anyio.run(_cancel, settings_for(file, data), name, task)
+    run, dropped = anyio.run(_cancel, settings_for(file, data), name, named_task(task))
     if json:
         write_json({"run": run, "task": task, "deliveries": dropped})
     elif dropped:

@@ -11,6 +11,7 @@ import typer
 from runtime.cli.output import say
 from runtime.config.loading import Loaded, load_settings
 from runtime.config.settings import Settings
+from runtime.errors import ConfigError
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="Configuration file; ./config.toml where there is one.")
@@ -28,6 +29,17 @@ def settings_for(file: Path | None, data: Path | None, *, run: str | None = None
     """
     overrides = {"run.data": str(data) if data else None, "run.name": run}
     return load_settings(file, os.environ, overrides).settings
+
+
+def named_task(task: str) -> str:
+    """The id of a task, as it was given.
+
+    Raises:
+        ConfigError: it is empty, as an unset variable of a shell is.
+    """
+    if not task.strip():
+        raise ConfigError("the task's id is empty: say which task is meant")
+    return task
 
 
 def tell_notices(loaded: Loaded) -> Loaded:

@@ -5,7 +5,7 @@ from typing import Annotated
 import anyio
 import typer
 
-from runtime.cli.options import ConfigOption, DataOption, JsonOption, OneRunOption, settings_for
+from runtime.cli.options import ConfigOption, DataOption, JsonOption, OneRunOption, named_task, settings_for
 from runtime.cli.output import say, write_data, write_json
 from runtime.cli.reach import reach, run_name
 from runtime.cli.report import counted
@@ -29,7 +29,9 @@ def retry(
     """
     if task is not None and everything:
         raise ConfigError("--task and --all are two things: say one of them")
-    if task is None and not everything and name is None:
+    if task is not None:
+        named_task(task)
+    elif not everything and name is None:
         raise ConfigError("say what to try again: --task ID, --run NAME, or --all")
     revived, is_daemon, is_given_up = anyio.run(_retry, settings_for(file, data), name, task)
     if json:

@@ -157,9 +157,10 @@ async def test_a_run_of_another_name_is_begun_and_named_where_there_are_several(
     assert (other.status, other.output) == (0, "1 task taken into the new run other\n")
     more = await at.cso("submit", at.tasks("b"), "--run", "other")
     assert (more.status, more.output) == (0, "1 task taken into run other\n")
-    which = await at.cso("pause")
-    assert (which.status, which.output) == (2, "")
-    assert "several runs, choose one with --run: default, other" in which.said
+    for words in (("pause",), ("resume",), ("cancel", "a"), ("retry", "--task", "a")):
+        which = await at.cso(*words)
+        assert (which.status, which.output) == (2, "")
+        assert "several runs, choose one with --run: default, other" in which.said
     assert (await at.cso("pause", "--run", "other")).output == "run other is paused\n"
 
 
@@ -185,6 +186,8 @@ async def test_what_there_is_not_is_said(at: Desk) -> None:
     await at.cso("submit", at.tasks("a"))
     for words, said in (
         (("cancel", "nobody"), "error: run 'default' has no task 'nobody'\n"),
+        (("cancel", ""), "error: the task's id is empty: say which task is meant\n"),
+        (("retry", "--task", " "), "error: the task's id is empty: say which task is meant\n"),
         (("retry", "--task", "nobody"), "error: run 'default' has no task 'nobody'\n"),
         (("pause", "--run", "nowhere"), "has no run named 'nowhere'; it has: default\n"),
         (("retry",), "error: say what to try again: --task ID, --run NAME, or --all\n"),
