@@ -22,7 +22,16 @@ from store.database import Database
 from store.deliveries import cancel_deliveries, revive_deliveries
 from store.formats.task_files import TaskRecord
 from store.runs import Run, find_run, read_run, set_paused
-from store.tasks import ChangedTaskError, TaskFile, find_task, submit_task, task_digest, task_digests
+from store.tasks import (
+    ChangedTaskError,
+    Halted,
+    TaskFile,
+    find_task,
+    halted_tasks,
+    submit_task,
+    task_digest,
+    task_digests,
+)
 from store.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -38,11 +47,16 @@ class UnknownNameError(ConfigError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submitted:
-    """What became of tasks that were handed in for a run: taken, or known already."""
+    """What became of tasks that were handed in for a run: taken, or known already.
+
+    Of those that are known, the names of those that were set aside after failures, and of those that were given up.
+    """
 
     run: str
     new: int
     known: int
+    set_aside: tuple[str, ...] = ()
+    given_up: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +161,9 @@ class LocalControl:
         except CsoError as error:
             note_taken(error, new)
             raise
-        return Submitted(run=name, new=new, known=len(records) - new)
+        known = {record.name for record in records} - {record.name for record in unknown}
+        halted = await halted_tasks(self._database, (await self._run(name)).id, known)
+        return _submitted(name, new, len(records), halted)
 
     async def take(self, parcels: Sequence[Parcel], *, run: str | None = None, priority: int = 0) -> Submitted:
         """Take a batch of tasks in one transaction: all of them, or on an error none."""
@@ -161,7 +177,10 @@ class LocalControl:
 
         new = await self._database.write(write)
         await self._take_up(chosen)
-        return Submitted(run=chosen.name, new=new, known=len(parcels) - new)
+        halted = Halted()
+        if new < len(parcels):
+            halted = await halted_tasks(self._database, chosen.id, [one.record.name for one in parcels])
+        return _submitted(chosen.name, new, len(parcels), halted)
 
     async def _unknown(self, records: Sequence[TaskRecord], run: str) -> list[TaskRecord]:
         """Those that a run does not have.
@@ -275,6 +294,10 @@ async def read_parcels(records: Sequence[TaskRecord]) -> AsyncIterator[list[Parc
             batch, size = [], 0
     if batch:
         yield batch
+
+
+def _submitted(run: str, new: int, all_of_them: int, halted: Halted) -> Submitted:
+    return Submitted(run=run, new=new, known=all_of_them - new, set_aside=halted.set_aside, given_up=halted.given_up)
 
 
 async def _digest(record: TaskRecord) -> bytes:

@@ -185,7 +185,9 @@ class Spool:
 
     async def _accept(self, path: Path, submitted: Submitted) -> None:
         moved = await run_sync(self._move, path, "done")
-        _log.info("task file taken", file=moved.name, new=submitted.new, known=submitted.known)
+        halted = {"set_aside": len(submitted.set_aside), "given_up": len(submitted.given_up)}
+        told = {state: number for state, number in halted.items() if number}
+        _log.info("task file taken", file=moved.name, new=submitted.new, known=submitted.known, **told)
 
     async def _reject(self, path: Path, reasons: Sequence[str]) -> None:
         moved = await run_sync(self._put_aside, path, reasons)

@@ -103,6 +103,33 @@ async def task_digests(reader: Reader, run: int, names: Collection[str]) -> dict
     return {row["name"]: row["digest"] for row in rows}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Halted:
+    """Names of tasks that nothing more is done for unless somebody says so."""
+
+    set_aside: tuple[str, ...] = ()  # some of their work, after failures
+    given_up: tuple[str, ...] = ()
+
+
+async def halted_tasks(reader: Reader, run: int, names: Collection[str]) -> Halted:
+    """Those of some tasks of a run that nothing more is done for, though they have not been finished."""
+    rows = await reader.fetch(
+        """
+        SELECT t.name, EXISTS (SELECT 1 FROM deliveries d WHERE d.task = t.id AND d.dead = 1) AS set_aside,
+               EXISTS (SELECT 1 FROM events e INDEXED BY events_ended
+                       WHERE e.run = t.run AND e.kind IN ('task-finished', 'task-cancelled')
+                       AND e.kind = 'task-cancelled' AND e.task = t.id) AS given_up
+        FROM tasks t WHERE t.run = ? AND t.name IN (SELECT value FROM json_each(?)) AND (set_aside OR given_up)
+        ORDER BY t.id
+        """,
+        (run, orjson.dumps(list(names)).decode()),
+    )
+    return Halted(
+        set_aside=tuple(row["name"] for row in rows if row["set_aside"]),
+        given_up=tuple(row["name"] for row in rows if not row["set_aside"]),
+    )
+
+
 async def find_task(reader: Reader, run: int, name: str) -> int | None:
     """The id of a run's task of that name, if there is one."""
     row = await reader.fetch_one("SELECT id FROM tasks WHERE run = ? AND name = ?", (run, name))

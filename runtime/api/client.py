@@ -46,6 +46,7 @@ class RemoteControl:
     async def submit(self, records: Sequence[TaskRecord], *, run: str | None = None, priority: int = 0) -> Submitted:
         """Take tasks into the queue; a note on an error says how many of them were taken before it."""
         new, taker = 0, run or ""
+        halted: dict[str, list[str]] = {"set_aside": [], "given_up": []}
         async for parcels in read_parcels(records):
             try:
                 answer = await self._post("/v1/tasks", write_tasks_body(parcels, run=run, priority=priority))
@@ -53,7 +54,15 @@ class RemoteControl:
                 note_taken(error, new)
                 raise
             new, taker = new + cast("int", answer["new"]), cast("str", answer["run"])
-        return Submitted(run=taker, new=new, known=len(records) - new)
+            for state, names in halted.items():
+                names += cast("list[str]", answer.get(state, []))  # which a daemon of an earlier release leaves out
+        return Submitted(
+            run=taker,
+            new=new,
+            known=len(records) - new,
+            set_aside=tuple(halted["set_aside"]),
+            given_up=tuple(halted["given_up"]),
+        )
 
     async def cancel(self, *, run: str, task: str) -> int:
         """Give a task up."""

@@ -1,5 +1,8 @@
 """`cso submit`: tasks into the queue of a data directory, whether or not a daemon works on it."""
 
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +20,8 @@ from store.database import Reader
 from store.errors import NoDatabaseError
 from store.formats.task_files import TaskRecord
 from store.runs import Run, find_run
+
+_NAMED = 3  # of the tasks that are not worked on any more
 
 
 def submit(
@@ -40,11 +45,10 @@ def submit(
     is_new = name is not None and anyio.run(_found, settings.run.data, name) is None
     taken, is_daemon = anyio.run(_submit, settings, records, name, priority)
     if json:
-        write_json(
-            {"run": taken.run, "new": taken.new, "known": taken.known, "left_out": len(problems), "daemon": is_daemon}
-        )
+        write_json({**asdict(taken), "left_out": len(problems), "daemon": is_daemon})
     else:
         write_data(_told(taken, is_new=is_new))
+    _tell_halted(taken)
     tell_left_out(problems)
     if taken.run != settings.run.name:
         ours = settings.run.name
@@ -68,9 +72,39 @@ async def _found(data: Path, name: str) -> Run | None:
 
 def _told(taken: Submitted, *, is_new: bool) -> str:
     if not taken.new:
-        return f"nothing to do: run {taken.run} has all of the tasks already"
+        is_done = not (taken.set_aside or taken.given_up)
+        return f"nothing {'to do' if is_done else 'new'}: run {taken.run} has all of the tasks already"
     known = f", which has {counted(taken.known, 'other')} already" if taken.known else ""
     return f"{counted(taken.new, 'task')} taken into {'the new run' if is_new else 'run'} {taken.run}{known}"
+
+
+def _tell_halted(taken: Submitted) -> None:
+    """Say which of the tasks that are known are not worked on any more, and what has them done."""
+    retry = f"cso retry --run {taken.run}"
+    match taken.set_aside:
+        case []:
+            pass
+        case [name]:
+            say(f"task {name} was set aside after failures: `{retry} --task {shlex.quote(name)}` tries it again")
+        case names:
+            say(
+                f"tasks {_listed(names)} were set aside after failures: `{retry} --task ID` tries one again,"
+                f" `{retry}` all that was set aside"
+            )
+    match taken.given_up:
+        case []:
+            pass
+        case [name]:
+            say(f"task {name} was given up: to have it done, submit it under another id, or in a new run")
+        case names:
+            say(
+                f"tasks {_listed(names)} were given up: to have one done, submit it under another id, or in a new run"
+            )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 async def _submit(

@@ -80,7 +80,7 @@ async def test_sigterm_waits_for_replies_that_are_paid_for_and_nothing_is_bought
             assert daemon.lines[-1]["event"] == "stopped"
         before = places(models)
         direct = await cso("submit", write_tasks(data.parent / "b.jsonl", ["c"]), "--json", environ=environ)
-        assert direct.json == {"run": "default", "new": 1, "known": 0, "left_out": 0, "daemon": False}
+        assert (direct.json["run"], direct.json["new"], direct.json["daemon"]) == ("default", 1, False)
         async with serve(environ=environ) as daemon:
             resumed = await daemon.said("work resumed")
             assert resumed["deliveries"] == 3

@@ -20,8 +20,9 @@ TASK = {"record": {"id": "a", "question": "What is a?", "answer": "42"}}
 
 async def test_tasks_are_taken_once_and_a_changed_one_is_a_conflict_that_takes_none(server: Server) -> None:
     first = await server.submit("a", "b")
-    assert (first.status, first.json) == (200, {"run": "test", "new": 2, "known": 0, "tasks": ["a", "b"]})
-    assert (await server.submit("b", "c")).json == {"run": "test", "new": 1, "known": 1, "tasks": ["b", "c"]}
+    none: dict[str, list[str]] = {"set_aside": [], "given_up": []}
+    assert (first.status, first.json) == (200, {"run": "test", "new": 2, "known": 0, "tasks": ["a", "b"], **none})
+    assert (await server.submit("b", "c")).json == {"run": "test", "new": 1, "known": 1, "tasks": ["b", "c"], **none}
     changed = {"record": {**TASK["record"], "answer": "43"}}
     clash = await server.ask(
         "POST", "/v1/tasks", {"tasks": [{"record": {"question": "new?", "answer": "1"}}, changed]}

@@ -116,7 +116,15 @@ async def test_submitting_again_says_that_nothing_is_new_and_a_changed_task_is_a
     mixed = await at.cso("submit", at.tasks("b", "c"))
     assert (mixed.status, mixed.output) == (0, "1 task taken into run default, which has 1 other already\n")
     counted = await at.cso("submit", at.tasks("c", "d"), "--json")
-    assert counted.json == {"run": "default", "new": 1, "known": 1, "left_out": 0, "daemon": is_daemon}
+    assert counted.json == {
+        "run": "default",
+        "new": 1,
+        "known": 1,
+        "set_aside": [],
+        "given_up": [],
+        "left_out": 0,
+        "daemon": is_daemon,
+    }
     changed = await at.cso("submit", at.tasks("a", answer="43"))
     assert (changed.status, changed.output) == (2, "")
     assert changed.said.startswith("error: task 'a' is already in this run with another question, answer or file: ")
@@ -148,6 +156,29 @@ async def test_tasks_are_read_from_stdin_with_the_files_that_they_name(
     nothing = await at.cso("submit", "-")
     assert (nothing.status, nothing.output) == (2, "")
     assert nothing.said == "error: stdin cannot be taken: there is no task in it\n"
+
+
+async def test_submitting_a_task_that_was_set_aside_or_given_up_says_so_and_what_has_it_done(data: Path) -> None:
+    async with desk(data.parent, with_daemon=True) as at:
+        at.may_answer.set()
+        at.refuses |= {"a", "b"}
+        await at.cso("submit", at.tasks("a", "b", "c"))
+        await at.until_finished("c")
+        await until_set_aside(at, 2)
+        assert "were set aside after failures" in (await at.cso("submit", at.tasks("a", "b", "c"))).said
+        assert (await at.cso("cancel", "b")).status == 0
+    for with_daemon in (True, False):
+        async with desk(data.parent, with_daemon=with_daemon) as at:
+            again = await at.cso("submit", at.tasks("a", "b", "c"))
+            assert (again.status, again.output) == (0, "nothing new: run default has all of the tasks already\n")
+            assert again.said == (
+                f"task a was set aside after failures: `cso retry --run default --task a --config {at.config}` tries "
+                "it again\n"
+                "task b was given up: to have it done, submit it under another id, or in a new run\n"
+            )
+            counted = (await at.cso("submit", at.tasks("a", "b", "c", f"new {with_daemon}"), "--json")).json
+            assert (counted["new"], counted["known"]) == (1, 3)
+            assert (counted["set_aside"], counted["given_up"]) == (["a"], ["b"])
 
 
 async def test_a_run_of_another_name_is_begun_and_named_where_there_are_several(at: Desk) -> None:
@@ -384,7 +415,7 @@ async def test_tasks_that_name_no_run_go_to_that_of_the_daemon_which_is_said(dat
             note = "note: default-2 is the run that the daemon takes tasks for; the configuration names default\n"
             assert taken.said == note
             named = await at.cso("submit", at.tasks("b"), "--run", "default", "--json")
-            assert named.json == {"run": "default", "new": 1, "known": 0, "left_out": 0, "daemon": True}
+            assert (named.json["run"], named.json["new"], named.json["daemon"]) == ("default", 1, True)
             assert named.said == ""
             await at.until_finished("b")
 
