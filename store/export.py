@@ -47,6 +47,16 @@ async def load_pairs(reader: Reader, run: Run) -> AsyncIterator[Pair]:
         yield await load_pair(reader, run, number["id"])
 
 
+async def has_pair(reader: Reader, run: Run, *, task: str, step: int, digest: str) -> bool:
+    """Whether a run has a pair of a task's step that was made under a digest."""
+    row = await reader.fetch_one(
+        "SELECT 1 FROM pairs p JOIN trajectories t ON t.id = p.trajectory JOIN tasks k ON k.id = t.task"
+        " WHERE k.run = ? AND k.name = ? AND p.step = ? AND p.digest = ?",
+        (run.id, task, step, digest),
+    )
+    return row is not None
+
+
 async def load_pair(reader: Reader, run: Run, identifier: int) -> Pair:
     """The pair of that id.
 

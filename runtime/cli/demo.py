@@ -1,6 +1,7 @@
 """`cso demo`: the whole method on a generated task set, with simulated models behind a real server."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -54,7 +55,8 @@ def demo(
     if worked.stopped_by is not None:
         raise typer.Exit(exit_code(worked))
     dataset, log = data / "dataset" / llamafactory.FILE_NAME, data / EVENTS_FILE
-    anyio.run(export_pairs, data, name, data / "dataset")
+    # A folder of the demos' own, which the last of them has.
+    anyio.run(partial(export_pairs, data, name, data / "dataset", force=True))
     pairs = anyio.run(_pairs, data, name)
     score = score_pairs(world, [(pair.task, pair.step) for pair in pairs])
     if json:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,6 +24,8 @@ from store.messages import Message
 DATASET = "verified_cso_dpo"
 FILE_NAME = f"{DATASET}.json"
 INFO_NAME = "dataset_info.json"
+_EMPTY = b"[]\n"
+_OPENING = b"[\n{\n"  # of a file with pairs, each of which ends with a line that begins with a brace
 _SPEAKERS = {"user": "human", "assistant": "gpt"}
 
 
@@ -94,6 +97,30 @@ class UnreadableInfoError(StoreError):
         super().__init__(f"{info} cannot be read ({reason}): mend or remove it, or export to another folder")
 
 
+def exported(folder: Path) -> Mapping[str, JsonValue] | None:
+    """The provenance of the first pair of an export that lies in a folder; None where there is no pair.
+
+    It is empty where the file of that name is none that `write_pairs` wrote.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    try:
+        with (folder / FILE_NAME).open("rb") as file:
+            head = file.read(len(_OPENING))
+            if head == _EMPTY:
+                return None
+            rest = takewhile(lambda line: not line.startswith(b"}"), file if head == _OPENING else ())
+            first = b"{" + b"".join(rest) + b"}"
+    except FileNotFoundError:
+        return None
+    try:
+        found = orjson.loads(first).get("provenance")
+    except orjson.JSONDecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 async def write_pairs(pairs: AsyncIterator[Pair], folder: Path) -> int:
     """Write both files into a folder, made if it is missing; the number of pairs.
 
@@ -113,7 +140,7 @@ async def write_pairs(pairs: AsyncIterator[Pair], folder: Path) -> int:
                 line = orjson.dumps(example(pair), option=orjson.OPT_INDENT_2)
                 await anyio.to_thread.run_sync(file.write, (b"[\n" if written == 0 else b",\n") + line)
                 written += 1
-            await anyio.to_thread.run_sync(file.write, b"[]\n" if written == 0 else b"\n]\n")
+            await anyio.to_thread.run_sync(file.write, _EMPTY if written == 0 else b"\n]\n")
             await anyio.to_thread.run_sync(_sync, file)
         await anyio.to_thread.run_sync(_finish, draft, folder)
     finally:

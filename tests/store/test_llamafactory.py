@@ -13,7 +13,16 @@ import pytest
 
 from store.database import Database
 from store.export import Pair, load_pair, load_pairs
-from store.formats.llamafactory import FILE_NAME, INFO_NAME, UnfitPairError, UnreadableInfoError, example, write_pairs
+from store.formats.llamafactory import (
+    FILE_NAME,
+    INFO_NAME,
+    UnfitPairError,
+    UnreadableInfoError,
+    example,
+    exported,
+    provenance,
+    write_pairs,
+)
 from store.messages import Message
 from store.pairs import Evidence, add_pair
 from tests.store.filling import PROMPT, new_run, new_trajectory, score_step
@@ -105,6 +114,18 @@ async def test_a_description_that_cannot_be_kept_is_an_error_before_anything_is_
         await write_pairs(stream([PAIR]), tmp_path)
     assert names_in(tmp_path) == [INFO_NAME]
     assert (tmp_path / INFO_NAME).read_bytes() == held
+
+
+async def test_an_export_tells_whose_it_is(tmp_path: Path) -> None:
+    assert exported(tmp_path) is None
+    await write_pairs(stream([]), tmp_path)
+    assert exported(tmp_path) is None
+    tricky = replace(PAIR, chosen="}\n}\n", run="first")
+    await write_pairs(stream([tricky, replace(PAIR, run="second")]), tmp_path)
+    assert exported(tmp_path) == provenance(tricky)
+    for other in (b"", b"[]", b"[\n", b"[\n{\n", b'[\n{\n"x": 1\n}\n]', b'{"provenance": {"run": "r"}}', bytes(1000)):
+        (tmp_path / FILE_NAME).write_bytes(other)
+        assert exported(tmp_path) == {}
 
 
 async def test_two_exports_into_one_folder_at_once_leave_one_of_the_two(tmp_path: Path) -> None:
