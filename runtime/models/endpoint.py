@@ -281,6 +281,7 @@ class Endpoint:
         answer = await self._send(call)
         latency = loop_time() - started
         if not isinstance(answer, Answer):
+            self._trouble.met(answer, begun=started)
             self._note_fault(answer, call, permit, is_trial=is_trial)
             return None
         self._has_replied = True
@@ -290,7 +291,7 @@ class Endpoint:
         if is_trial:
             self._stop.lift()
         if not self.is_stopped:  # or this one was on its way before
-            self._trouble.over()
+            self._trouble.over(begun=started)
             self._heed_pause(None)
         permit.succeeded(latency, answer.usage.prompt + answer.usage.completion)
         self._estimate.correct(call.size, answer.usage.prompt)
@@ -309,7 +310,6 @@ class Endpoint:
 
     def _note_fault(self, fault: Fault, call: Call, permit: Permit, *, is_trial: bool) -> None:
         """Act on a fault, before its slot goes to the next call; raises where no attempt can follow."""
-        self._trouble.met(fault)
         if fault.retry_after:
             self._limiter.pause(fault.retry_after)
         if fault.status in REFUSED:
@@ -356,7 +356,10 @@ class Endpoint:
         reason = self._trouble.reason or fault.reason
         call.fault = absence_fault(fault, reason)
         seconds = min(_LONGEST_ABSENCE, max(_FIRST_ABSENCE, self._stop.lasting))
-        if self._stop.left_alone(call.fault, seconds) and not fault.unreached:  # of which people have been told
+        is_news = self._stop.left_alone(call.fault, seconds)
+        if fault.unreached:
+            self._trouble.left_alone(seconds)
+        elif is_news:
             self._trouble.paused(f"has given {reason}; it is asked again at {clock_time(time.time() + seconds)}")
         self._limiter.dismiss()
         return self._stopped(call)

@@ -157,6 +157,12 @@ class ModelServer:
     requests: list[bytes] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     busy: int = 0
+    site: web.TCPSite | None = None
+
+    async def stop_listening(self) -> None:
+        """Take no new connections; those that there are stay."""
+        assert self.site is not None
+        await self.site.stop()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(await request.read())
@@ -181,8 +187,8 @@ async def serve(
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", port)
-        await site.start()
+        server.site = web.TCPSite(runner, "127.0.0.1", port)
+        await server.site.start()
         server.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
         yield server
     finally:

@@ -598,7 +598,8 @@ async def test_people_are_told_once_that_an_endpoint_cannot_be_reached_and_once_
     async with serve() as server:
         port = int(server.url.rpartition(":")[2].partition("/")[0])
     async with endpoint_for(server.url, tell=told) as endpoint:
-        for spell, kind in ((1, EndpointUnavailable), (2, EndpointPaused)):
+        # Only what has replied once is waited for, and that is said once more.
+        for number, kind in ((2, EndpointUnavailable), (5, EndpointPaused)):
             for _ in range(2):
                 with pytest.raises(kind):
                     await endpoint.complete(REQUEST, headers={})
@@ -610,13 +611,50 @@ async def test_people_are_told_once_that_an_endpoint_cannot_be_reached_and_once_
                 await endpoint.complete(REQUEST, headers={})
                 await endpoint.complete(REQUEST, headers={})
             assert endpoint.snapshot().reason is None
-            assert len(told.texts) == 2 * spell
-    lost, found = told.texts[:2]
+            assert len(told.texts) == number
+    lost, found, _, alone, _ = told.texts
     assert lost == (
         f"the policy endpoint at {server.url} cannot be reached: connection refused. "
         "Next: start the server there, or correct host and port in base_url; it is tried again meanwhile"
     )
     assert found == f"the policy endpoint at {server.url} can be reached again"
+    assert alone == (
+        f"the policy endpoint at {server.url} is asked again in 30 s, then less and less often, "
+        "as `cso status` shows. Its work waits and counts no failure; `cso retry --all` has it asked at once"
+    )
+
+
+@pytest.mark.parametrize("late", [GOOD, failure(500)])
+async def test_what_was_on_its_way_when_the_connection_was_lost_does_not_tell_that_there_is_one_again(
+    late: Behaviour,
+) -> None:
+    told, asked, go_on = Told(), anyio.Event(), anyio.Event()
+
+    async def gated(request: web.Request) -> web.StreamResponse:
+        asked.set()
+        await go_on.wait()
+        return await late(request)
+
+    async with serve(gated, GOOD) as server, endpoint_for(server.url, attempts=1, tell=told) as endpoint:
+
+        async def call() -> None:
+            with contextlib.suppress(EndpointUnavailable):
+                await endpoint.complete(REQUEST, headers={})
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                group.start_soon(call)
+                await asked.wait()
+                await server.stop_listening()
+                with pytest.raises(EndpointUnavailable, match="connection refused"):
+                    await endpoint.complete(REQUEST, headers={})
+                go_on.set()
+        (lost,) = told.texts
+        assert "cannot be reached: connection refused" in lost
+        assert (endpoint.snapshot().reason or "").startswith("cannot be reached since")
+        await endpoint.complete(REQUEST, headers={})  # over the connection that was left
+        assert told.texts[1:] == [f"the policy endpoint at {server.url} can be reached again"]
+        assert endpoint.snapshot().reason is None
 
 
 async def test_whoever_looks_learns_that_an_endpoint_fails_once_it_has_several_times_in_a_row(
