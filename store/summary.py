@@ -12,6 +12,7 @@ from store.events import BudgetSpent, Resumed, decode_event
 from store.jsontypes import JsonValue
 from store.runs import Run
 from store.spending import Spent, by_role, load_spending, price_of_pair
+from store.transaction import now_us
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +61,9 @@ class Summary:
     """A run in numbers. `calls`, `tokens` and `models` are by role; tokens are prompt and completion together.
 
     `supervised_share` is the share of the failed trajectories' steps for which there is a pair, in [0, 1]; None
-    before the first failure. `resting_tasks` have spent their own budget and wait for a greater one, as the whole
-    run does where `budget_spent` is there. `newest` is the seq of the last event that is counted.
+    before the first failure. `next_try` (microseconds since 1970, UTC) is when the next delivery that is put off is
+    due, if one is. `resting_tasks` have spent their own budget and wait for a greater one, as the whole run does
+    where `budget_spent` is there. `newest` is the seq of the last event that is counted.
     """
 
     run: str
@@ -88,6 +90,7 @@ class Summary:
     models: Mapping[str, str]
     resumed: Resumption | None
     newest: int
+    next_try: int | None = None
     set_aside: list[DeadLetter] = field(default_factory=list)
 
     def as_json(self) -> dict[str, JsonValue]:
@@ -126,6 +129,7 @@ async def _summarise(view: View, run: Run) -> Summary:
         tokens={role: int(one.tokens) for role, one in roles.items()},
         owed=counts["owed"],
         put_off=counts["put_off"],
+        next_try=counts["next_try"] or None,
         resting_tasks=counts["resting"],
         budget_spent=await _spent_cap(view, run.id),
         spending=spending,
@@ -195,9 +199,10 @@ async def _count_steps(view: View, run: Run) -> Mapping[str, int]:
                 WHERE m.outcome = 'failure' AND s.action_call IS NOT NULL) AS failed_steps,
             (SELECT count(*) FROM deliveries WHERE run = :run AND dead = 0) AS owed,
             (SELECT count(*) FROM deliveries WHERE run = :run AND dead = 0 AND attempts > 0) AS put_off,
+            (SELECT ifnull(min(due), 0) FROM deliveries WHERE run = :run AND dead = 0 AND due > :now) AS next_try,
             (SELECT count(DISTINCT task) FROM deliveries WHERE run = :run AND dead = 2) AS resting
         """,
-        {"run": run.id, "bad_max": bad_max, "good_min": good_min},
+        {"run": run.id, "bad_max": bad_max, "good_min": good_min, "now": now_us()},
     )
     assert row is not None  # a query without FROM has one row
     return dict(row)

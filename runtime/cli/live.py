@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from runtime.api.token import api_token
 from runtime.cli.report import counted
-from runtime.clock import clock_time
+from runtime.clock import clock_time, time_until
 from runtime.config.settings import Api
 from runtime.errors import CsoError
 from runtime.notice import living_notice
@@ -25,7 +24,6 @@ _LIMITS = {
 }
 
 _NAMED = 3  # of what lies in the spool folder
-_MINUTES_FROM = 120.0
 
 # JSON from the daemon, which may be of another release: what is missing is left out.
 Facts = Mapping[str, Any]
@@ -122,7 +120,5 @@ def _stopped(endpoint: Facts) -> str:
         return f"{endpoint['reason'].removeprefix('it ')}; `cso retry --all` has it asked at once"
     again = "asked again"
     if endpoint.get("until"):
-        seconds = max(0.0, endpoint["until"] - time.time())
-        left = f"{seconds:.0f} s" if seconds < _MINUTES_FROM else f"{seconds / 60:.0f} min"
-        again += f" at {clock_time(endpoint['until'])}, in {left}, or"
+        again += f" at {clock_time(endpoint['until'])}, in {time_until(endpoint['until'])}, or"
     return f"stopped: {endpoint.get('reason') or 'see what was set aside'}; {again} at once with `cso retry --all`"

@@ -13,6 +13,7 @@ from pathlib import Path
 import typer
 
 from runtime.cli.costs import spending_rows
+from runtime.clock import time_until
 from runtime.hints import with_options
 from store.export import Pair
 from store.jsontypes import JsonValue
@@ -113,12 +114,18 @@ def _rows(summary: Summary, currency: str) -> Iterator[tuple[str, str]]:
     if summary.resumed:
         yield "last resumed", _resumption(summary.resumed)
     if summary.owed:
-        put_off = f", {summary.put_off} of them put off after a failure" if summary.put_off else ""
-        yield "still open", f"{counted(summary.owed, 'delivery', 'deliveries')}{put_off}"
+        yield "still open", counted(summary.owed, "delivery", "deliveries") + _put_off(summary)
     for letter in summary.set_aside:
         yield "set aside", f"{letter.deliveries} × {letter.handler}: {letter.cause}"
     if summary.set_aside:
         yield "", "put back with `cso retry --all`; which tasks: `cso tail --kind delivery-failed`"
+
+
+def _put_off(summary: Summary) -> str:
+    if not summary.put_off:
+        return ""
+    when = "" if summary.next_try is None else f", the next for {time_until(summary.next_try / 1e6)} more"
+    return f", {summary.put_off} of them put off after a failure{when}"
 
 
 def _errors(count: int) -> str:

@@ -169,7 +169,7 @@ async def test_what_is_owed_put_off_and_set_aside_is_told_apart_and_grouped_by_c
         fail = partial(fail_delivery, delivery=Delivery("collect", event), error="down", due=due)
         await database.write(fail)
     summary = await summarise(database, run)
-    assert (summary.owed, summary.put_off) == (2, 1)
+    assert (summary.owed, summary.put_off, summary.next_try) == (2, 1, 2**60)
     assert summary.set_aside == [DeadLetter(handler="collect", cause="down", error="down", deliveries=2)]
 
 
