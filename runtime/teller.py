@@ -1,19 +1,23 @@
 """Tells in the program's own log what is notable among the events, by the names that people gave.
 
-Everything is in the event log; this is for whoever watches the daemon itself.
+Everything is in the event log; this is for whoever watches the daemon itself. So of work that is put off for one
+cause, as while an endpoint cannot be reached, there is one line in some minutes, with how many others there were.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import sqlite3
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Mapping
 
 import anyio
 import orjson
 
+from runtime.clock import loop_time
 from runtime.logs import get_logger
+from store.causes import cause_of
 from store.database import Reader
 from store.errors import StorageError
 from store.events import (
@@ -30,6 +34,8 @@ from store.events import (
 _TOLD = (BudgetSpent, DeliveryFailed, PairVerified, Resumed, RunStarted, TaskCancelled, TaskFinished)
 # Beyond it the oldest go untold: the log on a terminal must not fill the memory of a daemon whose disk is stuck.
 _WAITING = 10_000
+_QUIET_S = 300.0
+_MOST_CAUSES = 1000
 _log = get_logger("daemon")
 
 
@@ -39,6 +45,7 @@ class Teller:
     def __init__(self) -> None:
         self._waiting: deque[Event] = deque(maxlen=_WAITING)
         self._wake = anyio.Event()
+        self._put_off = _PutOff()
 
     def note(self, event: Event) -> None:
         """Something was committed; this is for the bus to call."""
@@ -77,7 +84,32 @@ class Teller:
             place = {"run": runs.get(event.run, f"#{event.run}")}
             if event.task is not None:
                 place["task"] = tasks.get(event.task, f"#{event.task}")
-            _tell(event, place)
+            if isinstance(event, DeliveryFailed) and not event.dead:
+                self._put_off.tell(event, place)
+            else:
+                _tell(event, place)
+
+
+class _PutOff:
+    """What has been told of work that is put off, by stage and cause."""
+
+    def __init__(self) -> None:
+        self._told: dict[tuple[str, str], float] = {}  # when (loop time)
+        self._others: Counter[tuple[str, str]] = Counter()  # since then
+
+    def tell(self, event: DeliveryFailed, place: Mapping[str, str]) -> None:
+        """Tell of a failure, or count it where one of its cause was told of a short while ago."""
+        cause, now = (event.handler, cause_of(event.error)), loop_time()
+        if now - self._told.get(cause, -math.inf) < _QUIET_S:
+            self._others[cause] += 1
+            return
+        if len(self._told) >= _MOST_CAUSES:
+            self._told.clear()
+            self._others.clear()
+        self._told[cause] = now
+        others = self._others.pop(cause, 0)
+        more = {"others": others} if others else {}
+        _log.warning("work put off", **place, handler=event.handler, attempt=event.attempt, error=event.error, **more)
 
 
 async def _names(reader: Reader, table: str, identifiers: Iterable[int]) -> Mapping[int, str]:
@@ -95,8 +127,6 @@ def _tell(event: Event, place: Mapping[str, str]) -> None:
     match event:
         case DeliveryFailed(dead=True):
             _log.error("work set aside", **place, handler=event.handler, attempt=event.attempt, error=event.error)
-        case DeliveryFailed():
-            _log.warning("work put off", **place, handler=event.handler, attempt=event.attempt, error=event.error)
         case BudgetSpent():
             _log.warning("budget spent", **place, setting=event.setting, cap=event.cap, spent=event.spent)
         case PairVerified():
