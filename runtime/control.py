@@ -66,6 +66,10 @@ class Parcel:
     record: TaskRecord
     files: tuple[TaskFile, ...] = ()
 
+    def is_same(self, other: Parcel) -> bool:
+        """Whether another of this name is this one again, and not a changed one."""
+        return self.record.is_same(other.record) and self.files == other.files
+
 
 class Control(Protocol):
     """Requests that change what is to be done. A run or task is named as its user named it."""

@@ -13,7 +13,7 @@ import orjson
 
 from runtime.config.settings import NAME_PATTERN, NAME_RULE
 from runtime.control import Parcel
-from store.formats.task_files import MAX_LINE_BYTES, BadTaskError, read_record
+from store.formats.task_files import MAX_LINE_BYTES, BadTaskError, clash, read_record
 from store.jsontypes import JsonValue
 from store.tasks import TaskFile
 
@@ -57,11 +57,14 @@ def read_tasks_body(body: bytes) -> TasksBody:
         raise BadRequestError('"tasks" must be a list of at least one {"record": {"question": …, "answer": …}}')
     if len(tasks) > MOST_TASKS:
         raise BadRequestError(f'"tasks" has {len(tasks)} of them: send at most {MOST_TASKS} at once')
-    return TasksBody(
-        run=_run(fields),
-        priority=_priority(fields.get("priority", 0)),
-        parcels=[_parcel(number, item) for number, item in enumerate(tasks)],
-    )
+    parcels = [_parcel(number, item) for number, item in enumerate(tasks)]
+    first: dict[str, int] = {}
+    for number, parcel in enumerate(parcels):
+        name = parcel.record.name
+        earlier = first.setdefault(name, number)
+        if not parcel.is_same(parcels[earlier]):
+            raise BadRequestError(clash(name, f"tasks[{earlier}]", f"tasks[{number}]"))
+    return TasksBody(run=_run(fields), priority=_priority(fields.get("priority", 0)), parcels=parcels)
 
 
 def read_retry_body(body: bytes) -> RetryBody:

@@ -7,7 +7,7 @@ from pathlib import Path
 from runtime.cli.output import say
 from runtime.cli.report import counted
 from store.errors import TaskFileError
-from store.formats.task_files import Problem, TaskFile, TaskRecord, read_tasks
+from store.formats.task_files import Problem, TaskFile, TaskRecord, clash, read_tasks
 
 TASKS_HELP = "Task files: JSON lines with question and answer; - is stdin."
 _STDIN = Path("stdin")
@@ -17,7 +17,7 @@ def read_all(files: Sequence[Path], *, strict: bool) -> tuple[list[TaskRecord], 
     """The tasks of several files, of which `-` is stdin; each bad line is told at once.
 
     Raises:
-        TaskFileError: a file cannot be taken or holds no task, or two files have a task of the same name.
+        TaskFileError: a file cannot be taken or holds no task, or two files give one name to tasks that differ.
     """
     records: dict[str, TaskRecord] = {}
     origins: dict[str, Path] = {}
@@ -33,10 +33,10 @@ def read_all(files: Sequence[Path], *, strict: bool) -> tuple[list[TaskRecord], 
         if not tasks:
             raise TaskFileError(file, ["there is no task in it"])
         for record in tasks:
-            if record.name in records:
-                raise TaskFileError(file, [f"task {record.name!r} is also in {origins[record.name]}: rename one"])
-            records[record.name] = record
-            origins[record.name] = file
+            earlier = records.setdefault(record.name, record)
+            if not record.is_same(earlier):
+                raise TaskFileError(file, [clash(record.name, str(origins[record.name]), str(file))])
+            origins.setdefault(record.name, file)
     return list(records.values()), problems
 
 

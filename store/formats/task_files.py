@@ -10,7 +10,8 @@ A line is one JSON object. Fields are looked for inside its `info` object first,
 - a file that belongs to the task, optional: `file_name`, a path below the task file's folder.
 
 A task without an id is named after a digest of its question and file, so that its name survives lines being added,
-removed or moved. The file is read line by line and only the records are kept. Reading blocks: call it in a thread.
+removed or moved. A task that is there again, with the same question, answer and file, is one task. The file is read
+line by line and only the records are kept. Reading blocks: call it in a thread.
 """
 
 from __future__ import annotations
@@ -55,6 +56,10 @@ class TaskRecord:
     file: Path | None
     original: dict[str, JsonValue] = field(hash=False)
 
+    def is_same(self, other: TaskRecord) -> bool:
+        """Whether another of this name is this one again, and not a changed one."""
+        return (self.question, self.answer, self.file) == (other.question, other.answer, other.file)
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -77,6 +82,14 @@ class TaskFile:
     problems: tuple[Problem, ...]
 
 
+def clash(name: str, first: str, second: str) -> str:
+    """What is wrong with two tasks of one name that differ: where they are, and what to do."""
+    return (
+        f"task {name!r} is in {first} and in {second} with another question, answer or file: "
+        "give one of them an id of its own"
+    )
+
+
 class BadTaskError(ValueError):
     """Raised when a record gives no task; its text is the reason."""
 
@@ -95,8 +108,8 @@ def read_tasks(
         stream: read instead of the file, which then is only a name for messages.
 
     Raises:
-        TaskFileError: the file cannot be read, is no JSON lines, or gives one id to two lines; with `strict`, also
-            when there is any problem.
+        TaskFileError: the file cannot be read, is no JSON lines, or gives one id to tasks that differ; with `strict`,
+            also when there is any problem.
     """
     reading = _Reading(path, folder or path.parent)
     try:
@@ -117,7 +130,7 @@ class _Reading:
         self._tasks: list[TaskRecord] = []
         self._problems: list[Problem] = []
         self._duplicates: list[str] = []
-        self._lines: dict[str, int] = {}
+        self._first: dict[str, tuple[int, TaskRecord]] = {}
 
     def take(self, number: int, raw: bytes | None) -> None:
         """Takes one line, None for one over the limit."""
@@ -126,14 +139,16 @@ class _Reading:
         except BadTaskError as error:
             self._problems.append(Problem(self._path, number, str(error)))
             return
-        first = self._lines.setdefault(task.name, number)
+        first, earlier = self._first.setdefault(task.name, (number, task))
         if first == number:
             self._tasks.append(task)
             if task.answer is None:
                 reason = "it has no answer, so attempts at it cannot be judged"
                 self._problems.append(Problem(self._path, number, reason, skipped=False))
+        elif task.is_same(earlier):
+            return
         elif is_named:
-            self._duplicates.append(f"lines {first} and {number} have the same id {task.name!r}")
+            self._duplicates.append(clash(task.name, f"line {first}", f"line {number}"))
         else:
             reason = f"it asks the same question as line {first}, and neither has an id"
             self._problems.append(Problem(self._path, number, reason))

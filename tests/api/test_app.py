@@ -23,6 +23,8 @@ async def test_tasks_are_taken_once_and_a_changed_one_is_a_conflict_that_takes_n
     none: dict[str, list[str]] = {"set_aside": [], "given_up": []}
     assert (first.status, first.json) == (200, {"run": "test", "new": 2, "known": 0, "tasks": ["a", "b"], **none})
     assert (await server.submit("b", "c")).json == {"run": "test", "new": 1, "known": 1, "tasks": ["b", "c"], **none}
+    again = await server.ask("POST", "/v1/tasks", {"tasks": [{"record": {"question": "q", "answer": "1"}}] * 2})
+    assert (again.json["new"], again.json["known"]) == (1, 1)
     changed = {"record": {**TASK["record"], "answer": "43"}}
     clash = await server.ask(
         "POST", "/v1/tasks", {"tasks": [{"record": {"question": "new?", "answer": "1"}}, changed]}
@@ -30,7 +32,7 @@ async def test_tasks_are_taken_once_and_a_changed_one_is_a_conflict_that_takes_n
     assert clash.status == 409
     assert "task 'a' is already in this run with another question, answer or file" in clash.json["error"]
     rows = await server.work.daemon.database.fetch("SELECT name FROM tasks ORDER BY id")
-    assert [row["name"] for row in rows] == ["a", "b", "c"]
+    assert [row["name"] for row in rows] == ["a", "b", "c", again.json["tasks"][0]]
 
 
 async def test_a_task_without_an_id_is_told_its_name_and_files_come_along(server: Server) -> None:
@@ -70,6 +72,10 @@ WRONG_BODIES: tuple[tuple[object, str], ...] = (
         "must be text in base64",
     ),
     ({"tasks": [{**TASK, "more": 1}]}, "tasks[0] must be"),
+    (
+        {"tasks": [TASK, TASK, {"record": {**TASK["record"], "answer": "43"}}]},
+        "task 'a' is in tasks[0] and in tasks[2] with another question, answer or file: give one of them an id",
+    ),
 )
 
 

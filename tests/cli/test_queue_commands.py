@@ -243,6 +243,18 @@ async def test_a_file_without_a_task_is_refused_before_anything_is_made(
     assert not (tmp_path / "data").exists()
 
 
+async def test_a_task_may_be_in_two_files_but_not_with_other_content(at: Desk) -> None:
+    first, again = at.tasks("a", "b"), write_tasks(at.folder / "again.jsonl", ["a", "c"])
+    changed = write_tasks(at.folder / "changed.jsonl", ["d", "a"], answer="43")
+    refused = await at.cso("submit", first, changed)
+    assert (refused.status, refused.output) == (2, "")
+    assert refused.said == (
+        f"error: {changed} cannot be taken: task 'a' is in {first} and in {changed} with another question, answer or "
+        "file: give one of them an id of its own\n"
+    )
+    assert (await at.cso("submit", first, again)).output == "3 tasks taken into run default\n"
+
+
 async def test_commands_about_runs_make_no_data_directory(tmp_path: Path) -> None:
     config = write_configuration(tmp_path, "http://127.0.0.1:9/v1")
     for words in (("pause",), ("resume",), ("retry", "--all"), ("cancel", "a"), ("status",)):

@@ -181,10 +181,20 @@ def test_a_long_list_of_problems_is_cut_in_the_message_only(write: Writer) -> No
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_duplicate_ids_are_refused_with_both_lines(write: Writer, strict: bool) -> None:
+def test_one_id_for_tasks_that_differ_is_refused_with_both_lines(write: Writer, strict: bool) -> None:
     path = write({"id": 1, "question": "a", "answer": "x"}, b"", {"task_id": "1", "question": "b", "answer": "x"})
-    with pytest.raises(TaskFileError, match=r"lines 1 and 3 have the same id '1'"):
+    with pytest.raises(TaskFileError, match=r"task '1' is in line 1 and in line 3 with another question"):
         read_tasks(path, strict=strict)
+
+
+def test_a_task_that_is_there_again_is_one_task(write: Writer) -> None:
+    named = {"id": 1, "question": "a", "answer": "x"}
+    again = {"task_id": "1", "question": "a", "answer": "x", "source": "elsewhere"}
+    unnamed = {"question": "b", "answer": "y"}
+    assert [task.question for task in read_tasks(write(named, unnamed, again, unnamed), strict=True).tasks] == [
+        "a",
+        "b",
+    ]
 
 
 def test_a_question_repeated_without_ids_is_taken_once(write: Writer) -> None:
