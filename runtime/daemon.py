@@ -119,7 +119,7 @@ class Daemon:
             meanwhile: done while the work goes on.
         """
         handlers = [make(self.services) for make in self.classes.values()]
-        patience = self.database.waiting_out_trouble(linger=self.settings.run.stop_grace)
+        patience = self.database.waiting_out_trouble(lambda: self.settings.run.stop_grace)
         async with patience, anyio.create_task_group() as tasks:
             tasks.start_soon(self.event_log.run, name="event log")
             tasks.start_soon(self.bus.run, self.database, handlers)

@@ -214,18 +214,19 @@ class Database(Reader):
         return self._writer is not None and self._writer.patient
 
     @contextlib.asynccontextmanager
-    async def waiting_out_trouble(self, *, linger: float = 0.0) -> AsyncIterator[None]:
+    async def waiting_out_trouble(self, linger: Callable[[], float] = float) -> AsyncIterator[None]:
         """Let writes that meet trouble with the disk during the block wait for its end, instead of failing with it.
 
         Args:
-            linger: seconds for which those that are in line at the end of the block still wait, before they fail.
+            linger: tells for how many seconds those that are in line at the end of the block still wait, before they
+                fail; asked at the end.
         """
         assert self._writer is not None, "the database is used inside `async with`"
         self._writer.be_patient(True)
         try:
             yield
         finally:
-            with anyio.move_on_after(linger, shield=True), contextlib.suppress(StorageError):
+            with anyio.move_on_after(linger(), shield=True), contextlib.suppress(StorageError):
                 await self.flush()
             self._writer.be_patient(False)
 

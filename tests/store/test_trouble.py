@@ -108,7 +108,7 @@ async def test_what_waits_for_a_full_disk_when_work_ends_fails_and_what_was_comm
     async with Database(disk / "data", on_trouble=told) as database:
         await database.write(begin)
         fill(disk)
-        async with database.waiting_out_trouble(linger=0.1):
+        async with database.waiting_out_trouble(lambda: 0.1):
             write = database.submit(lambda t: t.blobs.content(noise(200_000)))
             await told.until("full")
         with pytest.raises(StorageTroubleError, match="is full") as caught, anyio.fail_after(DEADLINE_S):
@@ -124,7 +124,7 @@ async def test_what_waits_for_a_full_disk_when_work_is_stopped_is_saved_if_there
         await database.write(begin)
         filler = fill(disk)
         with anyio.CancelScope() as work:
-            async with database.waiting_out_trouble(linger=DEADLINE_S):
+            async with database.waiting_out_trouble(lambda: DEADLINE_S):
                 write = database.submit(lambda t: t.blobs.content(noise(200_000)))
                 await told.until("full")
                 loop.call_later(0.5, filler.unlink)
