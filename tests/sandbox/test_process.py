@@ -330,13 +330,20 @@ async def test_cancelling_a_run_ends_its_processes_before_it_returns(
     sandbox: ProcessSandbox, workspace: Path
 ) -> None:
     begun = anyio.Event()
+    # Until the child says something, its environment, by which it is found, may not be in its place yet.
+    code = """
+import subprocess
+child = subprocess.Popen(["sh", "-c", "echo; exec sleep 1000"], stdout=subprocess.PIPE)
+child.stdout.readline()
+begin()
+while True: pass
+"""
 
     async def begin() -> JsonValue:
         begun.set()
         return None
 
     async def run() -> None:
-        code = "import subprocess\nsubprocess.Popen(['sleep', '1000'])\nbegin()\nwhile True: pass"
         await sandbox.run(code, workspace=workspace, tools={"begin": begin}, limits=TEST_LIMITS)
 
     async with anyio.create_task_group() as tasks:
