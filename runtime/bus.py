@@ -34,7 +34,6 @@ from store.database import Database
 from store.deliveries import Delivery, complete_delivery, count_owed, fail_delivery, rest_delivery
 from store.errors import StorageError, StorageTroubleError
 from store.events import BudgetSpent, Event
-from store.transaction import now_us
 
 E = TypeVar("E", bound=Exception)
 Watcher = Callable[[Event], None]
@@ -149,7 +148,7 @@ class Bus:
     def admit(self, runs: Iterable[int]) -> None:
         """Hand out deliveries of these runs too."""
         chosen = set(runs)
-        self._admitted |= dict.fromkeys(chosen - self._runs, now_us())
+        self._admitted |= dict.fromkeys(chosen - self._runs, self.downtime.now())
         self._runs.update(chosen)
         self._paused -= chosen
         for run in chosen:
@@ -351,7 +350,7 @@ class Bus:
             _log.error("handler failed", handler=line.handler.name, seq=delivery.event.seq, exc_info=error)
             said = f"{type(error).__name__}: {error}"
         said = said.encode("utf-8", "backslashreplace").decode()  # half of a surrogate pair cannot be stored
-        now = now_us()
+        now = self.downtime.now()
         # While its run rested, nobody tried.
         began = max(delivery.failing or now, self._admitted.get(delivery.event.run, 0))
         failing = (now - began) / 1e6 - self.downtime.since(began)

@@ -236,6 +236,7 @@ class LocalControl:
         """Take a run up again; see Control."""
         number = (await self._run(run)).id
         await self._database.write(partial(set_paused, run=number, paused=False))
+        self._ask_again()  # for how long an endpoint has been away counts anew: nobody tried meanwhile
         if self._go_on_with is not None:
             await self._go_on_with(number)
         return self._admit(await self._run_now(run))

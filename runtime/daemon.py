@@ -35,6 +35,7 @@ from runtime.sandbox import Limits, ProcessSandbox
 from runtime.search import NoSearch, Search
 from runtime.services import Services
 from runtime.slots import Slots
+from runtime.stopping import LAST_WORDS_S
 from runtime.workspaces import WorkspaceLimits, Workspaces, workspaces_folder
 from store.database import Database
 from store.deliveries import count_owed
@@ -119,7 +120,8 @@ class Daemon:
             meanwhile: done while the work goes on.
         """
         handlers = [make(self.services) for make in self.classes.values()]
-        patience = self.database.waiting_out_trouble(lambda: self.settings.run.stop_grace)
+        # A stop ends the process before that is over, and says what was lost.
+        patience = self.database.waiting_out_trouble(lambda: self.settings.run.stop_grace + 2 * LAST_WORDS_S)
         async with patience, anyio.create_task_group() as tasks:
             tasks.start_soon(self.event_log.run, name="event log")
             tasks.start_soon(self.bus.run, self.database, handlers)

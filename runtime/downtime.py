@@ -30,16 +30,19 @@ class Downtime:
             self._spans.append((now_us(), loop_time() - self._trouble_began))
             self._trouble_began = None
 
-    def since(self, moment: int) -> float:
-        """Seconds of it that the clock counts from a moment (µs since 1970) to now.
+    def now(self) -> int:
+        """The time (µs since 1970), which only so taken can be asked of later, as that of a first failure.
 
-        Only right if this is asked whenever such a moment is taken, too. Where the clock was set back, it counts too
-        little by itself.
+        Where the clock was set back, it counts too little by itself.
         """
         jump = _ahead() - self._ahead
         if abs(jump) > _TOLERANCE_S:
             self._ahead += jump
             self._spans.append((now_us(), max(jump, 0.0)))
+        return now_us()
+
+    def since(self, moment: int) -> float:
+        """Seconds of it that the clock counted from a moment to the last `now`, both in µs since 1970."""
         return sum(seconds for ended, seconds in self._spans if ended > moment)
 
 

@@ -139,7 +139,7 @@ def free_bytes(directory: Path) -> int | None:
     """Bytes that this user may still write on the directory's disk; None if nobody can tell."""
     with contextlib.suppress(OSError):
         disk = os.statvfs(directory)
-        return disk.f_bavail * disk.f_frsize
+        return disk.f_bavail * disk.f_frsize if disk.f_blocks else None
     return None
 
 
@@ -152,7 +152,9 @@ def has_room(directory: Path) -> bool:
         disk = os.statvfs(directory)
     except OSError:
         return True
-    return disk.f_bavail * disk.f_frsize >= _PROBE_BYTES and (disk.f_files == 0 or disk.f_favail >= _FEW_FILES)
+    # Some file systems tell of no size, as a tmpfs without a limit.
+    fits = disk.f_blocks == 0 or disk.f_bavail * disk.f_frsize >= _PROBE_BYTES
+    return fits and (disk.f_files == 0 or disk.f_favail >= _FEW_FILES)
 
 
 def _trouble(kind: str, directory: Path, reason: str) -> StorageTroubleError:

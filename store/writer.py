@@ -182,6 +182,7 @@ class Writer:
         events, error = self._attempt(connection, blobs, group)
         while error is not None and (trouble := storage_error(error, self._file)) is not None:
             if not self._wait_out(trouble):
+                self._troubled = False  # that the next group gets through shows nothing: it may write nothing
                 for pending in group:
                     pending.error = trouble
                 self._call_on_loop(self._deliver, (), group)

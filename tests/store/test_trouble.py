@@ -114,6 +114,8 @@ async def test_what_waits_for_a_full_disk_when_work_ends_fails_and_what_was_comm
         with pytest.raises(StorageTroubleError, match="is full") as caught, anyio.fail_after(DEADLINE_S):
             await write
         assert caught.value.trouble == "full"
+        await database.flush()  # which writes nothing, and shows nothing
+        assert told.words == ["full"]
     async with Reader(disk / "data") as reader:
         assert await find_run(reader, "r") is not None
 
