@@ -107,6 +107,7 @@ class Daemon:
         for run in runs:
             if run.id not in self.bus.runs and (resumed := await tell_of_resumption(self.database, run)):
                 self.resumed.append(resumed)
+                self.bus.tell_of_caps_anew()  # one that was told of before counts as lifted by this
         # Read in line with other writes, for one may have been paused meanwhile.
         self.bus.admit([run.id for run in await self.database.write(read_runs) if is_meant(run)])
 

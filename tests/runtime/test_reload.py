@@ -189,7 +189,7 @@ async def test_a_cap_that_is_set_again_is_told_of_again() -> None:
         await work.until(StepCompleted, 6)
         await apply_settings(daemon, work.settings(budget__calls=10), {})
         await work.until(BudgetSpent, 2)
-        # The run that has just come to rest under the new cap may be taken up by the end of applying it, in vain.
+        # A run that comes to rest while the cap is applied is taken up once more, in vain, and comes to rest again.
         with anyio.fail_after(DEADLINE_S):
             while (await summarise(daemon.database, daemon.run)).budget_spent is None:  # noqa: ASYNC110
                 await anyio.sleep(0.02)
