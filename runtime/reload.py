@@ -15,7 +15,6 @@ from runtime.models.endpoint import ADJUSTABLE
 from runtime.models.settings import EndpointSettings
 from runtime.purse import caps, price_list
 from runtime.roles import replica_settings
-from store.errors import StorageTroubleError
 from store.jsontypes import JsonValue
 
 _FREE = {
@@ -47,9 +46,7 @@ async def apply_settings(daemon: Daemon, wanted: Settings, environ: Mapping[str,
         ConfigError: what the daemon would work by cannot be; nothing has changed.
         StorageTroubleError: what has been bought cannot be read for now; likewise.
     """
-    if trouble := daemon.database.trouble:
-        # Said anew, for it is kept. Writes would wait for its end, with half of the settings in effect.
-        raise StorageTroubleError(trouble.trouble, trouble.what, trouble.next_step)
+    daemon.database.check_usable()  # or half of the settings would be in effect while writes wait
     # A table without entries is none: its entries say what changed.
     both = (daemon.settings, wanted)
     old, new = ({key: value for key, value in flatten(one).items() if value != {}} for one in both)

@@ -208,6 +208,16 @@ class Database(Reader):
         """What keeps patient writes waiting now, if anything does."""
         return self._standing.trouble
 
+    def check_usable(self) -> None:
+        """For those who would not wait for the end of what keeps patient writes waiting.
+
+        Raises:
+            StorageTroubleError: something does.
+        """
+        if trouble := self.trouble:
+            # Said anew, because it is kept: each raise would lengthen its traceback.
+            raise StorageTroubleError(trouble.trouble, trouble.what, trouble.next_step)
+
     @property
     def patient(self) -> bool:
         """Whether trouble with the disk is waited out; otherwise it is raised."""

@@ -30,7 +30,7 @@ from runtime.errors import CsoError
 from runtime.logs import get_logger
 from runtime.runs import RunChangedError
 from runtime.status import status_json
-from store.errors import StorageError, StorageTroubleError
+from store.errors import StorageError
 from store.jsontypes import JsonValue
 from store.tasks import ChangedTaskError
 
@@ -166,9 +166,7 @@ def _working(request: web.Request) -> Daemon:
     live = request.app[LIVE]
     if live.stopping:
         raise web.HTTPServiceUnavailable(reason=STOPPING)
-    if trouble := live.daemon.database.trouble:
-        # Its writes wait for the end of this, which nobody who asks over HTTP would; said anew, for it is kept.
-        raise StorageTroubleError(trouble.trouble, trouble.what, trouble.next_step)
+    live.daemon.database.check_usable()
     return live.daemon
 
 
