@@ -123,7 +123,8 @@ class Daemon:
         handlers = [make(self.services) for make in self.classes.values()]
         # A stop ends the process before that is over, and says what was lost.
         patience = self.database.waiting_out_trouble(lambda: self.settings.run.stop_grace + 2 * LAST_WORDS_S)
-        async with patience, anyio.create_task_group() as tasks:
+        async with patience as end_soon, anyio.create_task_group() as tasks:
+            tasks.start_soon(_call_when_cancelled, end_soon)
             tasks.start_soon(self.event_log.run, name="event log")
             tasks.start_soon(self.bus.run, self.database, handlers)
             tasks.start_soon(watch_clock, self.bus.look)
@@ -273,6 +274,14 @@ async def _enter(stack: contextlib.AsyncExitStack, database: Database) -> None:
         else:
             return
         await anyio.sleep(_LOCK_LOOK_S)
+
+
+async def _call_when_cancelled(function: Callable[[], None]) -> None:
+    """Call it once this is cancelled, as what runs beside it is then, which may hold on."""
+    try:
+        await anyio.sleep_forever()
+    finally:
+        function()
 
 
 def _is_alive(pid: int) -> bool:

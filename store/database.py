@@ -224,21 +224,31 @@ class Database(Reader):
         return self._writer is not None and self._writer.patient
 
     @contextlib.asynccontextmanager
-    async def waiting_out_trouble(self, linger: Callable[[], float] = float) -> AsyncIterator[None]:
+    async def waiting_out_trouble(self, linger: Callable[[], float] = float) -> AsyncIterator[Callable[[], None]]:
         """Let writes that meet trouble with the disk during the block wait for its end, instead of failing with it.
 
+        Gives out a function for who knows that the block is to end, which it may not while they wait: once it is
+        called, they wait no longer than at the end of the block.
+
         Args:
-            linger: tells for how many seconds those that are in line at the end of the block still wait, before they
-                fail; asked at the end.
+            linger: tells for how many seconds writes still wait at the end of the block; asked then.
         """
         assert self._writer is not None, "the database is used inside `async with`"
-        self._writer.be_patient(True)
+        writer, timers = self._writer, list[asyncio.TimerHandle]()
+
+        def end_soon() -> None:
+            if not timers:
+                timers.append(asyncio.get_running_loop().call_later(linger(), writer.be_patient, False))
+
+        writer.be_patient(True)
         try:
-            yield
+            yield end_soon
         finally:
-            with anyio.move_on_after(linger(), shield=True), contextlib.suppress(StorageError):
+            end_soon()
+            with anyio.CancelScope(shield=True), contextlib.suppress(StorageError):
                 await self.flush()
-            self._writer.be_patient(False)
+            timers[0].cancel()
+            writer.be_patient(False)
 
     async def until_usable(self) -> None:
         """Wait while patient writes wait; at once where trouble is raised instead."""

@@ -40,7 +40,7 @@ def disk() -> Iterator[Path]:
 
 @contextlib.asynccontextmanager
 async def opened(world: World, data: Path, server: SimulationServer, events: list[Event]) -> AsyncIterator[Daemon]:
-    settings = settings_for(server.base_url, data)
+    settings = settings_for(server.base_url, data, {"run.stop_grace": 1.0})
     async with open_daemon(settings, {}, search=WorldSearch(world), watchers=[events.append]) as daemon:
         yield daemon
 
@@ -98,7 +98,7 @@ async def quiet(events: list[Event]) -> None:
 async def test_a_run_that_is_stopped_while_it_waits_ends_soon_and_goes_on_later(world: World, disk: Path) -> None:
     events: list[Event] = []
     async with SimulationServer(world) as server:
-        # Rollouts that are given up free their workspaces: what waits may still be written, and else fails.
+        # Rollouts that are given up free their workspaces: what waits may still be written, or fails.
         with anyio.fail_after(DEADLINE_S), only_storage_errors():
             await work_until_full(world, disk, server, events)
         (disk / "filler").unlink()

@@ -136,6 +136,24 @@ async def test_what_waits_for_a_full_disk_when_work_is_stopped_is_saved_if_there
         assert write.exception() is None
 
 
+async def test_who_holds_up_the_end_for_a_write_that_a_full_disk_holds_up_is_not_held_up_for_ever(disk: Path) -> None:
+    told = Told()
+
+    async def work(database: Database) -> None:
+        async with database.waiting_out_trouble(lambda: 0.1) as end_soon, anyio.create_task_group() as tasks:
+            tasks.start_soon(database.save, lambda t: t.blobs.content(noise(200_000)))
+            await told.until("full")
+            tasks.cancel_scope.cancel()
+            end_soon()
+
+    async with Database(disk / "data", on_trouble=told) as database:
+        await database.write(begin)
+        fill(disk)
+        with pytest.raises(ExceptionGroup) as caught, anyio.fail_after(DEADLINE_S):
+            await work(database)
+        assert caught.group_contains(StorageTroubleError, match="is full")
+
+
 async def test_a_full_disk_is_an_error_at_once_for_those_who_do_not_wait(disk: Path) -> None:
     async with Database(disk / "data") as database:
         await database.write(begin)
