@@ -14,7 +14,7 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -119,20 +119,43 @@ def probe(directory: Path) -> StorageTroubleError | None:
     return None
 
 
+def _probe_all(folders: Sequence[Path]) -> StorageTroubleError | None:
+    """The first trouble that is found in one of them."""
+    return next((found for folder in folders if (found := probe(folder))), None)
+
+
 def lacks_descriptors(error: BaseException) -> bool:
     """Whether something failed, itself or in what it came from, because no file descriptor was left."""
+    return any(_kind(one) == "descriptors" for one in _origins(error))
+
+
+def full_folders(error: BaseException) -> set[Path]:
+    """Folders that something failed for, itself or in what it came from, because their disk was full."""
+    named = {
+        Path(os.fsdecode(one.filename))
+        for one in _origins(error)
+        if isinstance(one, OSError) and _kind(one) == "full" and isinstance(one.filename, str | bytes)
+    }
+    folders = {path if path.is_dir() else path.parent for path in named}
+    return {folder for folder in folders if folder.is_dir()}
+
+
+def _kind(error: BaseException) -> str | None:
+    return _KINDS.get(error.errno or 0) if isinstance(error, OSError) else None
+
+
+def _origins(error: BaseException) -> Iterator[BaseException]:
+    """An error, and whatever led to it."""
     ahead, seen = [error], set[int]()
     while ahead:
         one = ahead.pop()
         if id(one) in seen:
             continue
         seen.add(id(one))
-        if isinstance(one, OSError) and _KINDS.get(one.errno or 0) == "descriptors":
-            return True
+        yield one
         if isinstance(one, BaseExceptionGroup):
             ahead += one.exceptions
         ahead += [before for before in (one.__cause__, one.__context__) if before is not None]
-    return False
 
 
 def free_bytes(directory: Path) -> int | None:
@@ -210,7 +233,7 @@ class Standing:
     async def was_trouble(self, error: BaseException) -> bool:
         """Find out whether something that just failed with an error may have failed for the machine's sake.
 
-        If so, return only once the directory can be used again.
+        If so, return only once the directory can be used again, and any other whose disk the error says is full.
         """
         async with self._probing:
             await self.until_clear()
@@ -219,23 +242,27 @@ class Standing:
                 return True
             if lacks_descriptors(error):
                 # Whoever failed has since closed what it had: a probe would find nothing wrong.
-                await self._sit_out(_trouble("descriptors", self._directory, "Too many open files"))
+                await self._sit_out(
+                    _trouble("descriptors", self._directory, "Too many open files"), [self._directory]
+                )
                 return True
-            if now < self._sound_at + _PROBE_HOLDS_S:
+            others = await asyncio.to_thread(full_folders, error)
+            if not others and now < self._sound_at + _PROBE_HOLDS_S:
                 return False
-            found = await asyncio.to_thread(probe, self._directory)
+            folders = [self._directory, *others]
+            found = await asyncio.to_thread(_probe_all, folders)
             if found is not None:
-                await self._sit_out(found)
+                await self._sit_out(found, folders)
                 return True
             self._sound_at = time.monotonic()
             return False
 
-    async def _sit_out(self, found: StorageTroubleError | None) -> None:
-        """Wait until a probe goes well."""
+    async def _sit_out(self, found: StorageTroubleError | None, folders: Sequence[Path]) -> None:
+        """Wait until a probe of each folder goes well."""
         try:
             while found is not None:
                 self.begin("probe", found)
                 await asyncio.sleep(RETRY_S)
-                found = await asyncio.to_thread(probe, self._directory)
+                found = await asyncio.to_thread(_probe_all, folders)
         finally:
             self.end("probe")

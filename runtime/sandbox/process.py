@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import os
 import secrets
@@ -129,10 +130,11 @@ class ProcessSandbox:
                 self._take_back(zygote, slot, workspace)
         # Its own temporary files are gone by now.
         if not execution.ok and not has_room(zygote.scratch):
+            folder = zygote.scratch.parent
             raise InfrastructureError(
-                f"the disk of temporary files is full, so that code which failed says nothing: free some space in"
-                f" {zygote.scratch.parent}"
-            )
+                "the disk of temporary files is full, so that code which failed says nothing: "
+                f"free some space in {folder}"
+            ) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
         return execution
 
     @contextlib.asynccontextmanager

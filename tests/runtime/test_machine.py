@@ -26,6 +26,7 @@ from store.formats.task_files import TaskRecord
 from store.runs import create_run
 from store.tasks import submit_task
 from store.transaction import Transaction, now_us
+from store.trouble import has_room
 from tests.disks import fill, small_disk
 
 DEADLINE_S = 20
@@ -83,6 +84,26 @@ async def test_what_fails_while_the_disk_is_full_comes_again_uncounted(tmp_path:
         loop = asyncio.get_running_loop()
         handler = Scripted(fail_while_full)
         await drain(tmp_path / "disk" / "data", handler, seen)
+    assert not [event for event in seen if isinstance(event, DeliveryFailed)]
+    assert handler.given >= 5
+
+
+async def test_what_fails_because_another_disk_is_full_waits_for_that_one(tmp_path: Path) -> None:
+    seen: list[Event] = []
+    with small_disk(tmp_path / "disk", megabytes=16):
+
+        async def fail_while_full(_event: Event) -> Result:
+            if handler.given == 1:
+                loop.call_later(1.5, fill(tmp_path / "disk").unlink)
+            if not has_room(tmp_path / "disk"):
+                cause = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "disk" / "missing"))
+                raise InfrastructureError("no room for temporary files") from cause
+            return nothing_more
+
+        loop = asyncio.get_running_loop()
+        handler = Scripted(fail_while_full)
+        with structlog.testing.capture_logs():
+            await drain(tmp_path / "data", handler, seen)
     assert not [event for event in seen if isinstance(event, DeliveryFailed)]
     assert handler.given >= 5
 

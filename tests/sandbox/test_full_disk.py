@@ -11,6 +11,7 @@ import pytest
 from runtime.errors import InfrastructureError
 from runtime.sandbox import Ending, ProcessSandbox
 from runtime.workspaces import WorkspaceLimits, Workspaces
+from store.trouble import full_folders
 from tests.disks import fill, small_disk
 from tests.sandbox.conftest import TEST_LIMITS
 
@@ -36,8 +37,11 @@ async def test_code_that_fails_while_there_is_no_room_for_temporary_files_is_not
     async with ProcessSandbox() as sandbox:
         assert (await sandbox.run(USES_TEMPORARY_FILES, workspace=workspace, tools={}, limits=TEST_LIMITS)).ok
         filler = fill(disk)
-        with pytest.raises(InfrastructureError, match=f"disk of temporary files is full.*free some space in {disk}"):
+        with pytest.raises(
+            InfrastructureError, match=f"disk of temporary files is full.*free some space in {disk}"
+        ) as e:
             await sandbox.run(USES_TEMPORARY_FILES, workspace=workspace, tools={}, limits=TEST_LIMITS)
+        assert full_folders(e.value) == {disk}  # which is what work then waits for
         # What needs none of them goes on.
         assert (await sandbox.run("print(1)", workspace=workspace, tools={}, limits=TEST_LIMITS)).ok
         filler.unlink()
