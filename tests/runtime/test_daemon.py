@@ -201,6 +201,28 @@ async def test_what_rested_for_its_budget_goes_on_when_its_run_is_resumed_after_
                 tasks.cancel_scope.cancel()
 
 
+async def test_who_resumes_a_run_has_endpoints_asked_that_had_stopped_it(data: Path) -> None:
+    async def refuse(_ask: Ask) -> int:
+        return 401
+
+    with anyio.fail_after(60):
+        async with (
+            scripted_models(refuse) as models,
+            open_daemon(settings_for(models.url, data), {}) as daemon,
+            anyio.create_task_group() as tasks,
+        ):
+            policy = daemon.endpoints["policy"]
+            await daemon.control.submit([task()])
+            tasks.start_soon(partial(daemon.work, until_drained=False))
+            while not policy.snapshot().stopped:  # noqa: ASYNC110 - as the endpoint answers
+                await anyio.sleep(0.02)
+            await daemon.control.pause(daemon.run.name)
+            assert policy.snapshot().stopped
+            await daemon.control.resume(daemon.run.name)
+            assert not policy.snapshot().stopped
+            tasks.cancel_scope.cancel()
+
+
 async def test_what_is_owed_to_a_handler_that_is_not_installed_is_told_of_and_keeps_nobody(data: Path) -> None:
     def owe_a_stranger(transaction: Transaction) -> None:
         transaction.execute(

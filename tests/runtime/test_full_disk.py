@@ -12,6 +12,7 @@ import pytest
 import structlog
 
 from runtime.daemon import Daemon, open_daemon
+from runtime.reload import apply_settings
 from runtime.simulation.search import WorldSearch
 from runtime.simulation.server import SimulationServer
 from runtime.simulation.world import World
@@ -109,16 +110,44 @@ async def test_a_run_that_is_stopped_while_it_waits_ends_soon_and_goes_on_later(
             assert await pairs_of(daemon.database, daemon)
 
 
+async def test_a_configuration_that_is_read_anew_while_the_disk_is_full_changes_nothing(
+    world: World, disk: Path
+) -> None:
+    events: list[Event] = []
+    data = disk / "data"
+    async with SimulationServer(world) as server, opened(world, data, server, events) as daemon:
+        wanted = settings_for(server.base_url, data, {"run.rollouts": 2, "budget.calls": 10_000})
+        await daemon.control.submit(records_of(world, disk))
+        with anyio.fail_after(DEADLINE_S):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(partial(daemon.work, until_drained=True))
+                await until_full(daemon, disk, events)
+                before = daemon.settings
+                with pytest.raises(StorageTroubleError, match="is full"):
+                    await apply_settings(daemon, wanted, {})
+                assert (daemon.settings, daemon.slots.total) == (before, before.run.rollouts)
+                (disk / "filler").unlink()
+                while daemon.database.trouble is not None:  # noqa: ASYNC110 - as above
+                    await anyio.sleep(0.005)
+                done = await apply_settings(daemon, wanted, {})
+                assert done.applied.keys() >= {"run.rollouts", "budget.calls"}
+
+
+async def until_full(daemon: Daemon, disk: Path, events: list[Event]) -> None:
+    """In the middle of the work leave no room, and wait until that is met."""
+    while len(events) < 60:  # noqa: ASYNC110 - as above
+        await anyio.sleep(0.005)
+    fill(disk)
+    while daemon.database.trouble is None:  # noqa: ASYNC110 - as above
+        await anyio.sleep(0.005)
+
+
 async def work_until_full(world: World, disk: Path, server: SimulationServer, events: list[Event]) -> None:
     async with opened(world, disk / "data", server, events) as daemon:
         await daemon.control.submit(records_of(world, disk))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(partial(daemon.work, until_drained=True))
-            while len(events) < 60:  # noqa: ASYNC110 - as above
-                await anyio.sleep(0.005)
-            fill(disk)
-            while daemon.database.trouble is None:  # noqa: ASYNC110 - as above
-                await anyio.sleep(0.005)
+            await until_full(daemon, disk, events)
             tasks.cancel_scope.cancel()
 
 

@@ -23,7 +23,7 @@ from store.database import FILE_NAME, Database, Reader
 from store.errors import DamagedDatabaseError, DatabaseGoneError, NewerDatabaseError, StorageTroubleError
 from store.runs import create_run, find_run
 from store.transaction import Transaction
-from store.trouble import Standing, lacks_descriptors, probe, storage_error
+from store.trouble import Standing, free_bytes, has_room, lacks_descriptors, probe, storage_error
 from tests.disks import fill, small_disk
 
 DEADLINE_S = 20
@@ -152,6 +152,13 @@ async def test_who_holds_up_the_end_for_a_write_that_a_full_disk_holds_up_is_not
         with pytest.raises(ExceptionGroup) as caught, anyio.fail_after(DEADLINE_S):
             await work(database)
         assert caught.group_contains(StorageTroubleError, match="is full")
+
+
+def test_a_file_system_that_tells_of_no_size_has_room(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", megabytes=0):  # which is a tmpfs without a limit
+        assert os.statvfs(tmp_path / "disk").f_blocks == 0
+        assert free_bytes(tmp_path / "disk") is None
+        assert has_room(tmp_path / "disk")
 
 
 async def test_a_full_disk_is_an_error_at_once_for_those_who_do_not_wait(disk: Path) -> None:
