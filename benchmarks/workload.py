@@ -78,7 +78,7 @@ class OneReply(StepsOnly):
             closing=(f"Write the action of step {context.index}.",),
         )
         reply = await context.journal.ask(role="policy", module="action", step=context.index, messages=messages)
-        return Decision(action=self.read(reply.content), state="{}", call=reply.call, seconds=reply.latency)
+        return Decision(action=await self.read(reply.content), state="{}", call=reply.call, seconds=reply.latency)
 
 
 class Collecting:

@@ -112,8 +112,8 @@ class Examined:
         what = f"the scoring of step {step.index} of {self.trajectory.label}"
         alternatives: list[Considered] = []
         with deadline(seconds, what=what, setting="agent.step_deadline"):
-            prm = self._prm(step)
-            own = self._own(step)
+            prm = await self._prm(step)
+            own = await self._own(step)
             own = replace(own, score=await prm.score_own(own.action))
             if own.score is not None and own.score < critical.bad_max:
                 alternatives = await self._alternatives(step, own, prm)
@@ -136,15 +136,15 @@ class Examined:
 
         await self.services.database.save(write)
 
-    def _own(self, step: Step) -> Considered:
-        action = self.services.agent.read(step.action)
+    async def _own(self, step: Step) -> Considered:
+        action = await self.services.agent.read(step.action)
         return Considered(ordinal=POLICY_ORDINAL, action=action, call=step.action_call)
 
-    def _prm(self, step: Step) -> StepScorer:
+    async def _prm(self, step: Step) -> StepScorer:
         settings = self.services.settings.resample
         recent = []
         for earlier in self.steps[max(0, step.index - settings.recent_steps) : step.index]:
-            action = self.services.agent.read(earlier.action)
+            action = await self.services.agent.read(earlier.action)
             recent.append(RecentStep(earlier.index, action.thought, action.code, earlier.observation))
         return StepScorer(
             journal=self.journal,
@@ -185,7 +185,7 @@ class Examined:
             _log.warning("no alternative", trajectory=self.trajectory.label, step=step, reason=str(error))
             none = Action(text="", thought="", code="", problem=str(error))
             return Considered(ordinal=ordinal, action=none, call=None)
-        return Considered(ordinal=ordinal, action=self.services.agent.read(reply.content), call=reply.call)
+        return Considered(ordinal=ordinal, action=await self.services.agent.read(reply.content), call=reply.call)
 
 
 def _mark_duplicates(own: Considered, proposed: Sequence[Considered]) -> list[Considered]:

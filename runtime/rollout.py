@@ -220,7 +220,7 @@ async def _given(equipment: Equipment, trajectory: Trajectory) -> Decision | Non
     candidate = await load_candidate(equipment.database, trajectory.fork.candidate)
     parent = await load_trajectory(equipment.database, trajectory.fork.parent)
     at_fork = (await load_steps(equipment.database, parent))[trajectory.fork.step]
-    action: Action = equipment.agent.read(candidate.action)
+    action: Action = await equipment.agent.read(candidate.action)
     return Decision(action=action, state=at_fork.state, call=None)
 
 

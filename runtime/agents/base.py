@@ -116,7 +116,7 @@ class Agent(Protocol):
         """By which the settings choose it."""
         ...
 
-    def read(self, reply: str) -> Action:
+    async def read(self, reply: str) -> Action:
         """The action that a reply to an action request holds."""
         ...
 

@@ -77,7 +77,8 @@ async def test_chosen_reads_back_to_exactly_the_action_that_the_branch_executed(
             )
             assert executed is not None
             branch = await load_steps(reader, await load_trajectory(reader, executed["id"]))
-            action, chosen = agent.read(branch[executed["fork"]].action), agent.read(row["chosen"]["value"])
+            action = await agent.read(branch[executed["fork"]].action)
+            chosen = await agent.read(row["chosen"]["value"])
             assert (chosen.code, chosen.thought, chosen.problem) == (action.code, action.thought, None)
             assert row["chosen"]["from"] == "gpt"
 
@@ -91,7 +92,8 @@ async def test_rejected_reads_back_to_exactly_the_action_that_the_trajectory_exe
             parent = await reader.fetch_one("SELECT trajectory FROM pairs WHERE id = ?", (pair.id,))
             assert parent is not None
             steps = await load_steps(reader, await load_trajectory(reader, parent["trajectory"]))
-            action, rejected = agent.read(steps[pair.step].action), agent.read(row["rejected"]["value"])
+            action = await agent.read(steps[pair.step].action)
+            rejected = await agent.read(row["rejected"]["value"])
             assert (rejected.code, rejected.thought, rejected.problem) == (action.code, action.thought, None)
 
 

@@ -7,8 +7,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 
+from runtime.agents.base import Action
 from runtime.agents.main import tools
 from runtime.agents.main.agent import MODULES, MainAgent, load_prompts
 from runtime.agents.main.replies import render_reply
@@ -286,13 +288,31 @@ async def test_without_a_readable_end_and_result_the_direct_answer_counts(
     assert getattr(played.summary.trajectories, judged) == 1
 
 
-def test_reading_an_action_twice_gives_the_same_action() -> None:
+async def test_reading_an_action_twice_gives_the_same_action() -> None:
     agent = MainAgent()
-    once = agent.read("  Thought:   well\n\nCode:\n```py\nprint(1)\n```\n```python\nprint(2)\n```\ntrailing words")
+    once = await agent.read(
+        "  Thought:   well\n\nCode:\n```py\nprint(1)\n```\n```python\nprint(2)\n```\ntrailing words"
+    )
     assert once.usable
-    assert agent.read(once.text) == once
+    assert await agent.read(once.text) == once
 
 
-def test_a_reply_without_an_action_is_kept_as_it_was_written() -> None:
-    action = MainAgent().read(GARBAGE)
+async def test_a_long_reply_is_read_beside_everything_else() -> None:
+    read: list[Action] = []
+
+    async def read_one() -> None:
+        read.append(await MainAgent().read("```\n" * 100_000))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(read_one)
+        rounds = 0
+        while not read:
+            await anyio.lowlevel.checkpoint()
+            rounds += 1
+    assert rounds > 2  # of the loop, meanwhile: read on it, there would be one
+    assert not read[0].usable
+
+
+async def test_a_reply_without_an_action_is_kept_as_it_was_written() -> None:
+    action = await MainAgent().read(GARBAGE)
     assert (action.text, action.usable, action.code) == (GARBAGE, False, "")

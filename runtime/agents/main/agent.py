@@ -6,17 +6,20 @@ more for the final result. Plans and results are read as literals and never eval
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import resources
 from pathlib import Path
+from typing import TypeVar
 
 import orjson
+from anyio.to_thread import run_sync
 
 from runtime.agents.base import Acted, Action, Answer, Context, Decision, StopReason
 from runtime.agents.main.asking import ask_policy
 from runtime.agents.main.conversation import action_closing, end_closing, plan_closing
-from runtime.agents.main.replies import ReplyError, parse_end, parse_reply, render_reply
+from runtime.agents.main.replies import EndResult, ReplyError, parse_end, parse_reply, render_reply
 from runtime.agents.main.state import first_state, next_state, with_experience
 from runtime.agents.main.tools import Toolbox
 from runtime.agents.shortening import shorten
@@ -26,9 +29,12 @@ from runtime.sandbox import Execution
 from store.calls import WHOLE_TRAJECTORY, JournalledReply
 from store.messages import Message
 
+T = TypeVar("T")
 MODULES = ("plan", "action", "end")
 # A reply that cannot be read is asked for once more, with another seed; a second bad one is the model's answer.
 _END_ATTEMPTS = 2
+# In characters. What is shorter is read within some milliseconds whatever it is; a thread for each would cost more.
+_LONG_REPLY = 10_000
 _UNREADABLE = "The final result could not be read."
 
 
@@ -47,9 +53,9 @@ class MainAgent:
     prompts: Mapping[str, str] = field(default_factory=lambda: load_prompts({}))
     name: str = "main"
 
-    def read(self, reply: str) -> Action:
+    async def read(self, reply: str) -> Action:
         """The action that a reply to an action request holds, in canonical form if it can be read."""
-        parsed = parse_reply(reply)
+        parsed = await _reading(reply, parse_reply)
         text = reply if parsed.problem else render_reply(parsed.thought, parsed.code)
         return Action(text=text, thought=parsed.thought, code=parsed.code, problem=parsed.problem)
 
@@ -60,14 +66,17 @@ class MainAgent:
             plan = await self._ask(context, "plan", plan_closing(before, context.index))
         except ContentFiltered:
             return _refused("plan", before, context.index)
-        state = next_state(plan.content, before)
+        state = await _reading(plan.content, partial(next_state, before=before))
         context.sandbox.expect(context.workspace.path, tools=Toolbox(context).tools(), limits=context.limits)
         try:
             reply = await self._ask(context, "action", action_closing(state, context.index))
         except ContentFiltered:
             return _refused("action", state, context.index, seconds=plan.latency)
         return Decision(
-            action=self.read(reply.content), state=state, call=reply.call, seconds=plan.latency + reply.latency
+            action=await self.read(reply.content),
+            state=state,
+            call=reply.call,
+            seconds=plan.latency + reply.latency,
         )
 
     async def act(self, decision: Decision, context: Context) -> Acted:
@@ -107,7 +116,7 @@ class MainAgent:
                     ordinal=attempt,
                     keep_refusal=fallback is not None,
                 )
-                end = parse_end(parse_reply(reply.content))
+                end = await _reading(reply.content, _end)
             except ReplyError:
                 continue
             except ContentFiltered:
@@ -169,6 +178,15 @@ def load_prompts(replacements: Mapping[str, Path]) -> dict[str, str]:
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"agent.prompts.{module}: {path} cannot be read: {error}") from error
     return prompts
+
+
+async def _reading(reply: str, read: Callable[[str], T]) -> T:
+    """What is read in a reply; a long one, which may be made to take long, does not hold up everything else."""
+    return await run_sync(read, reply) if len(reply) > _LONG_REPLY else read(reply)
+
+
+def _end(reply: str) -> EndResult:
+    return parse_end(parse_reply(reply))
 
 
 def _refused(module: str, state: str, index: int, *, seconds: float = 0.0) -> Decision:
