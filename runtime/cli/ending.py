@@ -36,6 +36,7 @@ def exit_code(worked: Worked, *, was_new: bool = False) -> int:
         say("some work was set aside: see `cso status`, mend the cause, put it back with `cso retry --all`")
         return EXIT_FAILED
     if summary.owed and not (summary.paused or spent or resting):
-        say(f"{counted(summary.owed, 'delivery is', 'deliveries are')} still owed: the log says why")
+        owed = counted(summary.owed, "delivery is", "deliveries are")
+        say(f"{owed} still owed: {same} goes on with them, unless the log says that nobody can")
         return EXIT_FAILED
     return EXIT_BUDGET if spent or resting else 0
