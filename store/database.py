@@ -199,6 +199,7 @@ class Database(Reader):
     async def __aexit__(self, *exc_info: object) -> None:
         await super().__aexit__(*exc_info)
         with anyio.CancelScope(shield=True):
+            await self._standing.close()
             if self._writer is not None:
                 await self._writer.close()
         self._lock.release()

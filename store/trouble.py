@@ -203,6 +203,8 @@ class Standing:
         self._clear = asyncio.Event()
         self._clear.set()
         self._probing = asyncio.Lock()
+        # Not of whoever met the trouble: that one may be cancelled, which ends no trouble.
+        self._prober: asyncio.Task[None] | None = None
         self._sound_at = -math.inf
         self._ended_at = -math.inf
 
@@ -242,27 +244,32 @@ class Standing:
                 return True
             if lacks_descriptors(error):
                 # Whoever failed has since closed what it had: a probe would find nothing wrong.
-                await self._sit_out(
-                    _trouble("descriptors", self._directory, "Too many open files"), [self._directory]
-                )
-                return True
-            others = await asyncio.to_thread(full_folders, error)
-            if not others and now < self._sound_at + _PROBE_HOLDS_S:
-                return False
-            folders = [self._directory, *others]
-            found = await asyncio.to_thread(_probe_all, folders)
+                folders = [self._directory]
+                found: StorageTroubleError | None = _trouble("descriptors", folders[0], "Too many open files")
+            else:
+                others = await asyncio.to_thread(full_folders, error)
+                if not others and now < self._sound_at + _PROBE_HOLDS_S:
+                    return False
+                folders = [self._directory, *others]
+                found = await asyncio.to_thread(_probe_all, folders)
             if found is not None:
-                await self._sit_out(found, folders)
+                self.begin("probe", found)
+                self._prober = asyncio.create_task(self._probe_until_sound(found, folders), name="disk probe")
+                await self.until_clear()
                 return True
             self._sound_at = time.monotonic()
             return False
 
-    async def _sit_out(self, found: StorageTroubleError | None, folders: Sequence[Path]) -> None:
-        """Wait until a probe of each folder goes well."""
-        try:
-            while found is not None:
-                self.begin("probe", found)
-                await asyncio.sleep(RETRY_S)
-                found = await asyncio.to_thread(_probe_all, folders)
-        finally:
-            self.end("probe")
+    async def _probe_until_sound(self, found: StorageTroubleError | None, folders: Sequence[Path]) -> None:
+        """Tell of the end of trouble once a probe of each folder goes well."""
+        while found is not None:
+            self.begin("probe", found)
+            await asyncio.sleep(RETRY_S)
+            found = await asyncio.to_thread(_probe_all, folders)
+        self.end("probe")
+
+    async def close(self) -> None:
+        """Look no more for the end of trouble, and say nothing of it."""
+        if self._prober is not None:
+            self._prober.cancel()
+            await asyncio.wait([self._prober])

@@ -483,6 +483,32 @@ async def test_a_failure_on_a_full_disk_is_answered_when_there_is_room_again(dis
     assert told.words == ["full", None]
 
 
+async def test_trouble_is_not_over_because_whoever_met_it_waits_no_more(disk: Path) -> None:
+    told = Told()
+    standing, filler = Standing(disk, told), fill(disk)
+    with anyio.fail_after(DEADLINE_S):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(standing.was_trouble, ValueError("unrelated"))
+            await told.until("full")
+            tasks.cancel_scope.cancel()
+        await anyio.sleep(0.1)
+        assert (told.words, standing.trouble is not None) == (["full"], True)
+        filler.unlink()
+        await told.until("full", None)
+    await standing.close()
+
+
+async def test_who_closes_the_database_while_there_is_trouble_does_not_say_that_it_is_over(disk: Path) -> None:
+    told = Told()
+    standing = Standing(disk, told)
+    fill(disk)
+    with anyio.move_on_after(0.3):
+        await standing.was_trouble(ValueError("unrelated"))
+    with anyio.fail_after(DEADLINE_S):
+        await standing.close()
+    assert told.words == ["full"]
+
+
 def test_errors_that_say_nothing_about_the_directory_are_nobodys_trouble(tmp_path: Path) -> None:
     for error in (ValueError("no"), OSError(errno.ECONNRESET, "reset"), sqlite3.IntegrityError("unique")):
         assert storage_error(error, tmp_path / FILE_NAME) is None
