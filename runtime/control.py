@@ -50,11 +50,13 @@ class Submitted:
     """What became of tasks that were handed in for a run: taken, or known already.
 
     Of those that are known, the names of those that were set aside after failures, and of those that were given up.
+    `serving` says whether a daemon works on the run.
     """
 
     run: str
     new: int
     known: int
+    serving: bool = False
     set_aside: tuple[str, ...] = ()
     given_up: tuple[str, ...] = ()
 
@@ -166,8 +168,9 @@ class LocalControl:
             note_taken(error, new)
             raise
         known = {record.name for record in records} - {record.name for record in unknown}
-        halted = await halted_tasks(self._database, (await self._run(name)).id, known)
-        return _submitted(name, new, len(records), halted)
+        chosen = await self._run(name)
+        halted = await halted_tasks(self._database, chosen.id, known)
+        return self._submitted(chosen, new, len(records), halted)
 
     async def take(self, parcels: Sequence[Parcel], *, run: str | None = None, priority: int = 0) -> Submitted:
         """Take a batch of tasks in one transaction: all of them, or on an error none."""
@@ -184,7 +187,17 @@ class LocalControl:
         halted = Halted()
         if new < len(parcels):
             halted = await halted_tasks(self._database, chosen.id, [one.record.name for one in parcels])
-        return _submitted(chosen.name, new, len(parcels), halted)
+        return self._submitted(chosen, new, len(parcels), halted)
+
+    def _submitted(self, run: Run, new: int, all_of_them: int, halted: Halted) -> Submitted:
+        return Submitted(
+            run=run.name,
+            new=new,
+            known=all_of_them - new,
+            serving=self._serves(run),
+            set_aside=halted.set_aside,
+            given_up=halted.given_up,
+        )
 
     async def _unknown(self, records: Sequence[TaskRecord], run: str) -> list[TaskRecord]:
         """Those that a run does not have.
@@ -299,10 +312,6 @@ async def read_parcels(records: Sequence[TaskRecord]) -> AsyncIterator[list[Parc
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def _submitted(run: str, new: int, all_of_them: int, halted: Halted) -> Submitted:
-    return Submitted(run=run, new=new, known=all_of_them - new, set_aside=halted.set_aside, given_up=halted.given_up)
 
 
 async def _digest(record: TaskRecord) -> bytes:

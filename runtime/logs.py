@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import cast
 
 from runtime.hints import with_options
+from runtime.seldom import Seldom
 from runtime.stderr import stderr
 from runtime.wrapping import fitted
 
@@ -68,14 +69,23 @@ def configure_logs(level: str) -> None:
 
 
 class _Libraries(logging.Handler):
-    """What libraries have to say, from warnings up, in the form of our own log."""
+    """What libraries have to say, from warnings up, in the form of our own log; the same again only now and then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seldom = Seldom()
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
         if record.name == "aiohttp.server":  # requests that are none: the fault of whoever sent them
             get_logger("api").info("request not understood", error=" ".join(str(error).split())[:_SHOWN])
-        else:
-            get_logger(record.name).log(record.levelno, record.getMessage(), exc_info=error)
+            return
+        said = record.getMessage()
+        # As asyncio says of each connection that it could not accept, some thousand times a second.
+        others = self._seldom.others((record.name, record.levelno, said))
+        if others is not None:
+            more = {"others": others} if others else {}
+            get_logger(record.name).log(record.levelno, said, exc_info=error, **more)
 
 
 class _Lines:

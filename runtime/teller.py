@@ -7,16 +7,15 @@ cause, as while an endpoint cannot be reached, there is one line in some minutes
 from __future__ import annotations
 
 import contextlib
-import math
 import sqlite3
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
 
 import anyio
 import orjson
 
-from runtime.clock import loop_time
 from runtime.logs import get_logger
+from runtime.seldom import Seldom
 from store.causes import cause_of
 from store.database import Reader
 from store.errors import StorageError
@@ -34,8 +33,6 @@ from store.events import (
 _TOLD = (BudgetSpent, DeliveryFailed, PairVerified, Resumed, RunStarted, TaskCancelled, TaskFinished)
 # Beyond it the oldest go untold: the log on a terminal must not fill the memory of a daemon whose disk is stuck.
 _WAITING = 10_000
-_QUIET_S = 300.0
-_MOST_CAUSES = 1000
 _log = get_logger("daemon")
 
 
@@ -45,7 +42,7 @@ class Teller:
     def __init__(self) -> None:
         self._waiting: deque[Event] = deque(maxlen=_WAITING)
         self._wake = anyio.Event()
-        self._put_off = _PutOff()
+        self._put_off = Seldom()
 
     def note(self, event: Event) -> None:
         """Something was committed; this is for the bus to call."""
@@ -85,31 +82,17 @@ class Teller:
             if event.task is not None:
                 place["task"] = tasks.get(event.task, f"#{event.task}")
             if isinstance(event, DeliveryFailed) and not event.dead:
-                self._put_off.tell(event, place)
+                self._tell_of_delay(event, place)
             else:
                 _tell(event, place)
 
-
-class _PutOff:
-    """What has been told of work that is put off, by stage and cause."""
-
-    def __init__(self) -> None:
-        self._told: dict[tuple[str, str], float] = {}  # when (loop time)
-        self._others: Counter[tuple[str, str]] = Counter()  # since then
-
-    def tell(self, event: DeliveryFailed, place: Mapping[str, str]) -> None:
-        """Tell of a failure, or count it where one of its cause was told of a short while ago."""
-        cause, now = (event.handler, cause_of(event.error)), loop_time()
-        if now - self._told.get(cause, -math.inf) < _QUIET_S:
-            self._others[cause] += 1
-            return
-        if len(self._told) >= _MOST_CAUSES:
-            self._told.clear()
-            self._others.clear()
-        self._told[cause] = now
-        others = self._others.pop(cause, 0)
-        more = {"others": others} if others else {}
-        _log.warning("work put off", **place, handler=event.handler, attempt=event.attempt, error=event.error, **more)
+    def _tell_of_delay(self, event: DeliveryFailed, place: Mapping[str, str]) -> None:
+        others = self._put_off.others((event.handler, cause_of(event.error)))
+        if others is not None:
+            more = {"others": others} if others else {}
+            _log.warning(
+                "work put off", **place, handler=event.handler, attempt=event.attempt, error=event.error, **more
+            )
 
 
 async def _names(reader: Reader, table: str, identifiers: Iterable[int]) -> Mapping[int, str]:

@@ -132,7 +132,7 @@ class Reader:
         try:
             ((version,),) = await connection.execute_fetchall("PRAGMA user_version")
             self._check_made(version)
-            check_version(version)
+            check_version(version, self.file)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await connection.close()
@@ -316,7 +316,7 @@ def open_writing(file: Path) -> sqlite3.Connection:
     try:
         connection.row_factory = sqlite3.Row
         # First of all: what a later release wrote is not to be changed in any way.
-        check_version(connection.execute("PRAGMA user_version").fetchone()[0])
+        check_version(connection.execute("PRAGMA user_version").fetchone()[0], file)
         # Takes effect in a new file only; lets `cso gc` give freed space back without copying the database.
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         # WAL lets readers go on while we write; FULL makes each commit outlive a power cut.

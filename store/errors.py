@@ -90,13 +90,14 @@ class DatabaseGoneError(StorageError):
 
 
 class NewerDatabaseError(StorageError):
-    """Raised when the database was written by a later release than this one."""
+    """Raised when the database was written by a later release than this one; `file` is the database, where known."""
 
-    def __init__(self, *, found: int, known: int) -> None:
+    def __init__(self, *, found: int, known: int, file: Path | None = None) -> None:
+        self.file = file
         self.found = found
         self.known = known
         super().__init__(
-            f"the database has version {found}, this program knows versions up to {known}: "
+            f"{file or 'the database'} has version {found}, this program knows versions up to {known}: "
             "install the release that wrote it, or choose another data directory"
         )
 

@@ -113,9 +113,8 @@ def check_space(patient: Patient) -> Iterator[Finding]:
         (ended,) = connection.execute("SELECT count(*) FROM trajectories WHERE outcome IS NOT NULL").fetchone()
         if ended:
             room_for = free * ended // max(used, 1)
-            text += (
-                f": {readable_size(used // ended)} for each of {ended} trajectories, room for about {room_for:,} more"
-            )
+            room = f"room for about {room_for:,} more" if room_for else "no room for another one"
+            text += f": {readable_size(used // ended)} for each of {ended} trajectories, {room}"
     little = free < _LITTLE_ROOM or (room_for is not None and room_for < _FEW_TRAJECTORIES)
     step = "free some space, or move the directory to a larger disk" if little else ""
     yield Finding(check="space", level="warn" if little else "ok", text=text, next_step=step)

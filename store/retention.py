@@ -148,7 +148,7 @@ def _connect(file: Path, *, dry_run: bool) -> sqlite3.Connection:
         connection.execute("PRAGMA foreign_keys = OFF")
     else:
         connection = sqlite3.connect(reading_uri(file), uri=True, isolation_level=None)
-        check_version(connection.execute("PRAGMA user_version").fetchone()[0])
+        check_version(connection.execute("PRAGMA user_version").fetchone()[0], file)
     connection.row_factory = None
     return connection
 

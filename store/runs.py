@@ -67,8 +67,11 @@ def set_paused(transaction: Transaction, run: int, *, paused: bool) -> None:
 
 
 def has_evidence(transaction: Transaction, run: int) -> bool:
-    """Whether a rollout of a run was ever begun: before that, nothing in it depends on its settings."""
-    query = "SELECT 1 FROM trajectories WHERE task IN (SELECT id FROM tasks WHERE run = ?) LIMIT 1"
+    """Whether a model has ever replied in a run: before that, nothing in it depends on its settings."""
+    query = """
+        SELECT 1 FROM tasks k JOIN trajectories t ON t.task = k.id JOIN calls c ON c.trajectory = t.id
+        WHERE k.run = ? LIMIT 1
+    """
     return transaction.execute(query, (run,)).fetchone() is not None
 
 

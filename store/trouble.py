@@ -63,8 +63,8 @@ _WORDS = {
     "read-only": ("{directory} is on a read-only disk", "see why it is (dmesg, mount), make it writable"),
     "denied": ("{directory} may not be written to by this user (uid {uid})", "change its owner or permissions"),
     "descriptors": (
-        "this process has too few file descriptors left to work on {directory} ({reason})",
-        "raise the limit (ulimit -n), or lower run.rollouts",
+        "process {pid} has too few file descriptors left to work on {directory} ({reason})",
+        "raise its limit (ulimit -n, prlimit), or lower run.rollouts",
     ),
     "missing": ("{directory} is not a folder that can be made or used", "see what is there, or name another one"),
     "io": ("{directory} cannot be read or written ({reason})", "see what the disk says (dmesg)"),
@@ -184,7 +184,7 @@ def _trouble(kind: str, directory: Path, reason: str) -> StorageTroubleError:
     what, next_step = _WORDS[kind]
     free = free_bytes(directory)
     said = "free space unknown" if free is None else f"{free / 1e6:.1f} MB free"
-    words = what.format(directory=directory, free=said, reason=reason, uid=os.geteuid())
+    words = what.format(directory=directory, free=said, reason=reason, uid=os.geteuid(), pid=os.getpid())
     return StorageTroubleError(kind, words, next_step)
 
 

@@ -30,9 +30,10 @@ from runtime.errors import CsoError
 from runtime.logs import get_logger
 from runtime.runs import RunChangedError
 from runtime.status import status_json
-from store.errors import StorageError
+from store.errors import StorageError, StorageTroubleError
 from store.jsontypes import JsonValue
 from store.tasks import ChangedTaskError
+from store.trouble import storage_error
 
 LIVE = web.AppKey("live", Live)
 STOPPING = "the daemon is stopping and takes nothing new: try again once it is gone; commands then do without one"
@@ -98,9 +99,8 @@ async def submit(request: web.Request) -> web.Response:
     daemon = _working(request)
     body = await run_sync(read_tasks_body, await request.read())
     taken = await daemon.control.take(body.parcels, run=body.run, priority=body.priority)
-    run = body.run or daemon.settings.run.name
-    _log.info("tasks submitted", run=run, new=taken.new, known=taken.known)
-    return _json({"run": run, **asdict(taken), "tasks": [one.record.name for one in body.parcels]})
+    _log.info("tasks submitted", run=taken.run, new=taken.new, known=taken.known)
+    return _json({**asdict(taken), "tasks": [one.record.name for one in body.parcels]})
 
 
 async def cancel(request: web.Request) -> web.Response:
@@ -144,7 +144,10 @@ async def _tell_errors(request: web.Request, handler: Handler) -> web.StreamResp
             raise
         kept = (hdrs.WWW_AUTHENTICATE, hdrs.ALLOW)
         headers = {name: value for name, value in error.headers.items() if name in kept}
-        return _json({"error": error.reason}, status=error.status, headers=headers)
+        said = error.reason
+        if isinstance(error, web.HTTPRequestEntityTooLarge):
+            said = f"{said}: api.max_body_mb is the limit, send fewer tasks at once"
+        return _json({"error": said}, status=error.status, headers=headers)
     except BadRequestError as error:
         return _json({"error": str(error)}, status=400)
     except UnknownNameError as error:
@@ -154,12 +157,20 @@ async def _tell_errors(request: web.Request, handler: Handler) -> web.StreamResp
     except ConnectionError:  # whoever asked has left before all of it had come, and hears nothing
         return _json({"error": "the request ended before its end"}, status=400)
     except StorageError as error:
-        return _json({"error": str(error)}, status=503)
+        return _unusable(error)
     except CsoError as error:
         return _json({"error": str(error)}, status=400)
-    except Exception:  # noqa: BLE001 - the border of the API: a defect must not show its insides
+    except Exception as error:  # noqa: BLE001 - the border of the API: a defect must not show its insides
+        if wrong := storage_error(error, request.app[LIVE].daemon.database.file):
+            return _unusable(wrong)
         _log.exception("request failed", method=request.method, path=request.path)
         return _json({"error": "the request failed for a reason of ours; the log says which"}, status=500)
+
+
+def _unusable(error: StorageError) -> web.Response:
+    """That the data directory cannot be used; `trouble` tells it from other reasons for a 503."""
+    trouble = error.trouble if isinstance(error, StorageTroubleError) else "unusable"
+    return _json({"error": str(error), "trouble": trouble}, status=503)
 
 
 def _working(request: web.Request) -> Daemon:

@@ -14,6 +14,7 @@ import orjson
 from runtime.api.bodies import write_tasks_body
 from runtime.control import Submitted, UnknownNameError, note_taken, read_parcels
 from runtime.errors import ConfigError, CsoError
+from store.errors import StorageError
 from store.formats.task_files import TaskRecord
 from store.jsontypes import JsonValue
 
@@ -45,7 +46,7 @@ class RemoteControl:
 
     async def submit(self, records: Sequence[TaskRecord], *, run: str | None = None, priority: int = 0) -> Submitted:
         """Take tasks into the queue; a note on an error says how many of them were taken before it."""
-        new, taker = 0, run or ""
+        new, taker, serving = 0, run or "", False
         halted: dict[str, list[str]] = {"set_aside": [], "given_up": []}
         async for parcels in read_parcels(records):
             try:
@@ -54,12 +55,14 @@ class RemoteControl:
                 note_taken(error, new)
                 raise
             new, taker = new + cast("int", answer["new"]), cast("str", answer["run"])
+            serving = bool(answer.get("serving", True))  # which a daemon of an earlier release leaves out
             for state, names in halted.items():
-                names += cast("list[str]", answer.get(state, []))  # which a daemon of an earlier release leaves out
+                names += cast("list[str]", answer.get(state, []))  # likewise
         return Submitted(
             run=taker,
             new=new,
             known=len(records) - new,
+            serving=serving,
             set_aside=tuple(halted["set_aside"]),
             given_up=tuple(halted["given_up"]),
         )
@@ -101,6 +104,8 @@ class RemoteControl:
         except (aiohttp.ClientError, OSError) as error:
             raise DaemonGoneError(_GONE) from error
         answer = _decoded(content)
+        if "trouble" in answer and response.status == 503:
+            raise StorageError(f"the daemon cannot do this now: {answer.get('error')}")
         said = str(answer.get("error", f"the daemon answered with status {response.status}"))
         match response.status:
             case 200:

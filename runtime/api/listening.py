@@ -20,6 +20,8 @@ from runtime.loopback import is_loopback
 _MIB = 1 << 20
 # Requests under way when the daemon ends have this long, in seconds.
 _LAST_REQUESTS_S = 2.0
+# Connections that wait to be accepted. With no descriptor left asyncio tries, and complains, as many times in a row.
+_BACKLOG = 16
 
 
 @contextlib.asynccontextmanager
@@ -47,7 +49,7 @@ async def listening(live: Live, settings: Api, environ: Mapping[str, str]) -> As
     await runner.setup()
     try:
         try:
-            await web.TCPSite(runner, settings.host, settings.port).start()
+            await web.TCPSite(runner, settings.host, settings.port, backlog=_BACKLOG).start()
         except OSError as error:
             raise ConfigError(_refusal(settings, error)) from error
         yield _local_url(settings.host, cast("tuple[str, int]", runner.addresses[0])[1])

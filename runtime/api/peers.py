@@ -10,21 +10,33 @@ from asyncio import Transport
 from ipaddress import ip_address
 from pathlib import Path
 
+from store.trouble import lacks_descriptors
+
 _TABLES = {socket.AF_INET: Path("/proc/net/tcp"), socket.AF_INET6: Path("/proc/net/tcp6")}
 # Columns of a row, behind its number: see proc_net_tcp of the kernel's documentation.
 _LOCAL, _REMOTE, _UID, _INODE = 1, 2, 7, 9
 
 
 def peer_uid(transport: Transport) -> int | None:
-    """The user id of the process that holds the other end; None where none does any more, or that cannot be known."""
+    """The user id of the process that holds the other end; None where none does any more, or that cannot be known.
+
+    Raises:
+        ConnectionError: the connection has been closed here.
+        OSError: there is no file descriptor left to find out with.
+    """
     connection = transport.get_extra_info("socket")
     table = _TABLES.get(connection.family)
     if table is None:
         return None
-    ours, theirs = _written(connection.getsockname()), _written(connection.getpeername())
+    try:
+        ours, theirs = _written(connection.getsockname()), _written(connection.getpeername())
+    except OSError as error:
+        raise ConnectionAbortedError("the connection has been closed") from error
     try:
         rows = table.read_text(encoding="ascii").splitlines()[1:]
-    except OSError:
+    except OSError as error:
+        if lacks_descriptors(error):
+            raise
         return None
     for row in rows:
         if theirs in row:

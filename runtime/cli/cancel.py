@@ -31,5 +31,5 @@ def cancel(
 
 async def _cancel(settings: Settings, name: str | None, task: str) -> tuple[str, int]:
     run = await run_name(settings, name)
-    async with reach(settings) as reached, patience():
+    async with reach(settings) as reached, patience(reached, lets_go=True):
         return run, await reached.control.cancel(run=run, task=task)

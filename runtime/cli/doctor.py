@@ -1,8 +1,10 @@
 """`cso doctor`: is this machine fit for the work, and is the data directory sound?"""
 
+import contextlib
 import os
 import resource
 import shutil
+import sqlite3
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -56,8 +58,15 @@ def doctor(
 
 def checks_for(patient: Patient) -> tuple[Check, ...]:
     """The checks that make sense for a data directory, those of the machine first."""
-    database = DATABASE_CHECKS if patient.file.exists() else (check_database,)
+    database = DATABASE_CHECKS if patient.file.exists() and not _is_blank(patient) else (check_database,)
     return (*MACHINE_CHECKS, *DIRECTORY_CHECKS, *database)
+
+
+def _is_blank(patient: Patient) -> bool:
+    """Whether there is a file and nothing in it, as where making it was cut short."""
+    with contextlib.suppress(sqlite3.Error, OSError), patient.opened() as connection:
+        return connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
+    return False
 
 
 def check_database(patient: Patient) -> Iterator[Finding]:

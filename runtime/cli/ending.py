@@ -24,7 +24,7 @@ def exit_code(worked: Worked, *, was_new: bool = False) -> int:
         say(f"stopped: {same} goes on from here")
         return 0
     if summary.paused:
-        say(f"the run was paused: after `cso resume` {same} goes on")
+        say(f"the run was paused: after `cso resume --run {summary.run}` {same} goes on")
     if spent := summary.budget_spent:
         say(f"{spent.setting} is spent ({spent.spent:,.10g} of {spent.cap:,.10g}): raise it, {same} goes on")
     if resting := summary.resting_tasks:

@@ -24,6 +24,6 @@ def pause(
 
 async def _pause(settings: Settings, name: str | None) -> str:
     run = await run_name(settings, name)
-    async with reach(settings) as reached, patience():
+    async with reach(settings) as reached, patience(reached, lets_go=True):
         await reached.control.pause(run)
     return run

@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import anyio
 
@@ -16,6 +17,7 @@ from runtime.cli.runs import one_run
 from runtime.clock import loop_time
 from runtime.config.settings import Settings
 from runtime.control import Control, LocalControl
+from runtime.errors import CsoError
 from runtime.notice import living_notice
 from store.database import FILE_NAME, Database, Reader
 from store.errors import DataLockedError, NoDatabaseError
@@ -80,17 +82,34 @@ def _opened(folder: Path) -> Database:
 
 
 @contextlib.asynccontextmanager
-async def patience() -> AsyncIterator[None]:
-    """Say why it takes long, if it does: work is let go of only when what it pays for has arrived."""
+async def patience(reached: Reached, *, lets_go: bool) -> AsyncIterator[None]:
+    """Say why it takes long, if it does and the daemon is the reason.
+
+    Args:
+        lets_go: the daemon has to let go of work, which it does once the replies that it pays for have arrived.
+    """
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_explain)
+        if reached.is_daemon:
+            tasks.start_soon(_explain, reached.control, lets_go)
         yield
         tasks.cancel_scope.cancel()
 
 
-async def _explain() -> None:
+async def _explain(control: Control, lets_go: bool) -> None:
+    from runtime.api.client import DaemonGoneError, RemoteControl  # see `_reach`
+
+    assert isinstance(control, RemoteControl)
     await anyio.sleep(_PATIENCE_S)
-    say("waiting for replies that are being paid for")
+    try:
+        daemon = await control.look()
+    except DaemonGoneError:
+        say("the daemon does not answer yet: what it is asked for is done once it does; its log may say why")
+        return
+    except CsoError:
+        return  # which the request itself will meet
+    endpoints = cast("dict[str, dict[str, int]]", daemon["endpoints"])
+    if lets_go and any(endpoint["in_flight"] for endpoint in endpoints.values()):
+        say("waiting for replies that are being paid for")
 
 
 async def run_name(settings: Settings, name: str | None) -> str:

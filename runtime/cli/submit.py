@@ -11,7 +11,7 @@ import typer
 
 from runtime.cli.options import ConfigOption, DataOption, JsonOption, settings_for
 from runtime.cli.output import say, write_data, write_json
-from runtime.cli.reach import reach
+from runtime.cli.reach import patience, reach
 from runtime.cli.reading import TASKS_HELP, read_all, tell_left_out
 from runtime.cli.report import counted
 from runtime.config.settings import Settings
@@ -60,6 +60,8 @@ def submit(
         say(f"note: the run is paused, and the tasks wait for `cso resume --run {run.name}`")
     elif not is_daemon:
         say(f"no daemon works on {settings.run.data}: the tasks wait for `cso serve`")
+    elif not taken.serving:
+        say(f"note: the process at work does not work on run {taken.run}: the tasks wait for `cso serve`")
 
 
 async def _found(data: Path, name: str) -> Run | None:
@@ -110,5 +112,5 @@ def _listed(names: Sequence[str]) -> str:
 async def _submit(
     settings: Settings, records: list[TaskRecord], run: str | None, priority: int
 ) -> tuple[Submitted, bool]:
-    async with reach(settings, may_begin=True) as reached:
+    async with reach(settings, may_begin=True) as reached, patience(reached, lets_go=False):
         return await reached.control.submit(records, run=run, priority=priority), reached.is_daemon

@@ -63,7 +63,9 @@ async def work_off(
             around(daemon, stop, environ, api=_API, manager=ServiceManager({})),
         ):
             if daemon.run.paused:
-                raise ConfigError(f"run {daemon.run.name!r} is paused: take it up again with `cso resume`")
+                raise ConfigError(
+                    f"run {daemon.run.name!r} is paused: take it up again with `cso resume --run {daemon.run.name}`"
+                )
             with stop.work:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(_show_progress, daemon)

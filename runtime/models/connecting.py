@@ -7,6 +7,8 @@ import socket
 import ssl
 from collections.abc import Sequence
 
+from store.trouble import lacks_descriptors
+
 # By name: errors of an SDK's HTTP client are not those of its transport, and none need be imported for it.
 _WORDS = {
     "ServerDisconnectedError": "the server closed it",
@@ -46,6 +48,8 @@ def why_unreached(causes: Sequence[BaseException]) -> tuple[str, str] | None:
         return "it does not speak TLS", "begin base_url with http://, or correct the port"
     if any(isinstance(cause, ConnectionResetError) for cause in causes):
         return "the server ends the connection at once", "check port and scheme (http or https) in base_url"
+    if any(lacks_descriptors(cause) for cause in causes):
+        return "this process has too few file descriptors", "raise its limit (ulimit -n), or lower run.rollouts"
     return _system_says(causes) or "no connection", "check the network, and host and port in base_url"
 
 

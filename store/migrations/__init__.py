@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from importlib import resources
+from pathlib import Path
 
 from store.errors import NewerDatabaseError
 
@@ -20,15 +21,15 @@ def migration_steps() -> tuple[str, ...]:
     return tuple(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
 
 
-def check_version(version: int) -> None:
-    """Refuse a database of a version that this program does not know.
+def check_version(version: int, file: Path | None = None) -> None:
+    """Refuse a database, which lies in `file`, of a version that this program does not know.
 
     Raises:
         NewerDatabaseError: a later release of the program has written it.
     """
     known = len(migration_steps())
     if version > known:
-        raise NewerDatabaseError(found=version, known=known)
+        raise NewerDatabaseError(found=version, known=known, file=file)
 
 
 def migrate(connection: sqlite3.Connection) -> None:

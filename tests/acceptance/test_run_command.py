@@ -232,6 +232,6 @@ async def test_a_paused_run_is_not_worked_on_and_the_next_step_is_said(users: Us
     await cso("pause", environ=users.environ)
     ran = await cso("run", users.tasks, "--json", environ=users.environ)
     assert (ran.status, ran.output) == (2, "")
-    assert "error: run 'default' is paused: take it up again with `cso resume`" in ran.said
+    assert "error: run 'default' is paused: take it up again with `cso resume --run default" in ran.said
     assert (await cso("resume", environ=users.environ)).output == "run default is not paused any more\n"
     assert users.requests() == made

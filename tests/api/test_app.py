@@ -20,9 +20,9 @@ TASK = {"record": {"id": "a", "question": "What is a?", "answer": "42"}}
 
 async def test_tasks_are_taken_once_and_a_changed_one_is_a_conflict_that_takes_none(server: Server) -> None:
     first = await server.submit("a", "b")
-    none: dict[str, list[str]] = {"set_aside": [], "given_up": []}
-    assert (first.status, first.json) == (200, {"run": "test", "new": 2, "known": 0, "tasks": ["a", "b"], **none})
-    assert (await server.submit("b", "c")).json == {"run": "test", "new": 1, "known": 1, "tasks": ["b", "c"], **none}
+    rest = {"run": "test", "serving": True, "set_aside": [], "given_up": []}
+    assert (first.status, first.json) == (200, {**rest, "new": 2, "known": 0, "tasks": ["a", "b"]})
+    assert (await server.submit("b", "c")).json == {**rest, "new": 1, "known": 1, "tasks": ["b", "c"]}
     again = await server.ask("POST", "/v1/tasks", {"tasks": [{"record": {"question": "q", "answer": "1"}}] * 2})
     assert (again.json["new"], again.json["known"]) == (1, 1)
     changed = {"record": {**TASK["record"], "answer": "43"}}
@@ -103,6 +103,7 @@ async def test_what_is_not_there_and_what_is_not_so_asked_is_told_in_json(server
     assert (await server.ask("POST", "/v1/retry", {"run": "nowhere"})).status == 404
     large = await server.ask("POST", "/v1/tasks", b'{"tasks": "' + b"x" * (1 << 20) + b'"}')
     assert large.status == 413
+    assert "api.max_body_mb is the limit" in large.json["error"]
 
 
 async def test_pages_of_other_sites_and_other_names_of_this_machine_are_refused(server: Server) -> None:
@@ -208,6 +209,7 @@ async def test_while_the_disk_cannot_be_written_requests_that_change_something_a
         answer = await server.ask("POST", path, {"all": True})
         assert answer.status == 503
         assert "the disk of DIR is full: free some space there" in answer.json["error"]
+        assert answer.json["trouble"] == "full"
     assert (await server.submit("a")).status == 503
     assert (await server.ask("GET", "/healthz")).json == {"status": "waiting"}
     standing.end("test")

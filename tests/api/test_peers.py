@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import subprocess
@@ -47,6 +48,22 @@ async def test_the_owner_of_the_other_end_is_found_and_nobody_is_once_it_is_clos
             assert peer_uid(transport) == os.geteuid()
         assert peer_uid(transport) is None
         transport.close()
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(ConnectionError):
+            peer_uid(transport)
+
+
+@pytest.mark.skipif(code_uids() is None, reason="code runs as we do")
+async def test_where_nobody_can_be_told_apart_for_want_of_descriptors_nobody_is_taken_for_code(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(_transport: asyncio.Transport) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/proc/net/tcp")
+
+    monkeypatch.setattr("runtime.api.guard.peer_uid", none_left)
+    answer = await server.ask("GET", "/v1/daemon")
+    assert (answer.status, answer.json["trouble"]) == (503, "descriptors")
+    assert f"process {os.getpid()} has too few file descriptors" in answer.json["error"]
 
 
 @pytest.mark.skipif(code_uids() is None, reason="code runs as we do")

@@ -63,6 +63,10 @@ def test_before_the_first_run_there_is_nothing_to_complain_of(tmp_path: Path) ->
     result = doctor("--data", str(tmp_path / "absent"))
     assert result.returncode == 0
     assert "holds no run yet" in result.stdout
+    (tmp_path / "absent").mkdir()
+    (tmp_path / "absent" / FILE_NAME).touch()
+    result = doctor("--data", str(tmp_path / "absent"))
+    assert (result.returncode, "FAIL" in result.stdout, "holds no run yet" in result.stdout) == (0, False, True)
 
 
 async def test_it_works_while_someone_writes(folder: Path) -> None:

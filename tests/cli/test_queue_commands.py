@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import os
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import aiohttp
 import anyio
 import orjson
 import pytest
@@ -18,6 +21,7 @@ from runtime.config.settings import Api, Settings
 from runtime.notice import posted
 from runtime.spool import Ignored, Seen, Spool
 from store.database import Reader
+from store.errors import StorageTroubleError
 from store.runs import find_run
 from tests.acceptance.programs import Ran
 from tests.acceptance.scripted import Ask, Script, ScriptedModels, scripted_models
@@ -122,6 +126,7 @@ async def test_submitting_again_says_that_nothing_is_new_and_a_changed_task_is_a
         "known": 1,
         "set_aside": [],
         "given_up": [],
+        "serving": is_daemon,
         "left_out": 0,
         "daemon": is_daemon,
     }
@@ -326,6 +331,46 @@ async def test_status_says_what_lies_in_the_spool_folder_and_is_not_taken_and_wh
         assert f"spool {folder} cannot be used, and is tried again: {folder}: Permission denied" in told
         each = "tasks.txt, because its name does not end in .jsonl; "
         assert f"spool 1,002 in {folder} not taken: {each * 3}and 999 more" in told
+
+
+async def test_orders_while_the_disk_is_in_trouble_end_with_code_4_with_a_daemon_as_without(data: Path) -> None:
+    async with desk(data.parent, with_daemon=True) as at:
+        assert at.working is not None
+        await at.cso("submit", at.tasks("a"))
+        standing = at.working.daemon.database._standing
+        standing.begin("test", StorageTroubleError("full", "the disk of DIR is full", "free some space there"))
+        for words in (("submit", at.tasks("b")), ("cancel", "a"), ("retry", "--all"), ("pause",), ("resume",)):
+            ran = await at.cso(*words)
+            assert (ran.status, ran.output) == (4, "")
+            assert ran.said.startswith("error: the daemon cannot do this now: the disk of DIR is full: free some")
+        standing.end("test")
+
+
+async def test_tasks_for_a_run_that_the_process_at_work_leaves_alone_wait_and_are_said_to(data: Path) -> None:
+    async with desk(data.parent, with_daemon=True) as at:
+        assert at.working is not None
+        at.working.daemon.every_run = False  # as `cso run` works
+        taken = await at.cso("submit", at.tasks("a"), "--run", "other")
+        assert (taken.status, taken.output) == (0, "1 task taken into the new run other\n")
+        assert "the process at work does not work on run other: the tasks wait for `cso serve" in taken.said
+        assert (await at.cso("submit", at.tasks("a"))).said == ""
+
+
+async def test_a_daemon_that_does_not_answer_is_said_not_to(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.cli.reach._PATIENCE_S", 0.1)
+    monkeypatch.setattr("runtime.api.client._LOOK_TIMEOUT", aiohttp.ClientTimeout(total=0.3))
+    async with desk(data.parent, with_daemon=True) as at:
+        await at.cso("submit", at.tasks("a"))
+        for words in (("submit", at.tasks("b")), ("cancel", "a"), ("pause",)):
+            with (
+                socket.create_server(("127.0.0.1", 0)) as deaf,
+                posted(data, f"http://127.0.0.1:{deaf.getsockname()[1]}"),
+            ):
+                asyncio.get_running_loop().call_later(1.0, deaf.close)
+                ran = await at.cso(*words)
+            assert (ran.status, ran.output) == (1, "")
+            assert ran.said.startswith("the daemon does not answer yet: what it is asked for is done once it does")
+            assert "error: the daemon has just ended" in ran.said
 
 
 async def test_who_comes_while_the_daemon_stops_or_has_just_ended_is_told_what_to_do(data: Path) -> None:

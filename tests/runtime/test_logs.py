@@ -83,6 +83,23 @@ def test_hints_in_the_log_can_be_typed_as_they_stand(monkeypatch: pytest.MonkeyP
     assert orjson.loads(written.getvalue())["error"] == "see `cso status --data there`"
 
 
+def test_what_a_library_says_again_and_again_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    written, now = io.StringIO(), [1000.0]
+    monkeypatch.setattr(sys, "stderr", written)
+    monkeypatch.setattr("runtime.seldom.loop_time", lambda: now[0])
+    configure_logs("info")
+    library = logging.getLogger("a.library.that.complains")
+    for later in (0, 299, 301):
+        now[0] = 1000.0 + later
+        for number in range(500):
+            library.error("no descriptor is left for a connection")
+            library.error("something else, %d", number % 2)
+    lines = [orjson.loads(line) for line in written.getvalue().splitlines()]
+    said = [line.get("others") for line in lines if line["event"] == "no descriptor is left for a connection"]
+    assert said == [None, 999]
+    assert len(lines) == 2 + 2 * 2
+
+
 class _Gone(io.StringIO):
     """A stderr whose reader has gone, or whose disk is full."""
 

@@ -137,7 +137,7 @@ async def test_a_run_out_of_file_descriptors_waits_says_so_and_goes_on_when_ther
         used = len(os.listdir(f"/proc/{process.pid}/fd"))  # noqa: PTH208 - as a Path it would block no less
         resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (used + spare if spare else 0, before[1]))
         with anyio.fail_after(DEADLINE_S):
-            await place.until_said("work waits: this process has too few file descriptors left")
+            await place.until_said(f"work waits: process {process.pid} has too few file descriptors left")
             if spare == 0:
                 stood = await standing_still(place)
                 assert len(stood) >= BEGUN

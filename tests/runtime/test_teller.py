@@ -28,7 +28,7 @@ async def test_work_that_is_put_off_for_one_cause_has_a_line_in_some_minutes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passed = 0.0
-    monkeypatch.setattr("runtime.teller.loop_time", lambda: anyio.current_time() + passed)
+    monkeypatch.setattr("runtime.seldom.loop_time", lambda: anyio.current_time() + passed)
     async with Database(tmp_path) as database:
         run = await new_run(database, tasks=("a", "b"))
 
