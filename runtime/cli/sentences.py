@@ -55,8 +55,9 @@ def _run_changed(own: Fields) -> tuple[str, Tone]:
 
 def _resumed(own: Fields) -> tuple[str, Tone]:
     return (
-        f"went on after a stop: deliveries owed {own['deliveries']}; rollouts under way {own['trajectories']},"
-        f" of which {own['steps']} steps and {own['calls']} paid replies were kept",
+        f"went on from where it stopped: deliveries owed {own['deliveries']};"
+        f" rollouts under way {own['trajectories']}, of which {own['steps']} steps and {own['calls']} paid replies"
+        " were kept",
         Tone.NOTE,
     )
 

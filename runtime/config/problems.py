@@ -63,7 +63,10 @@ def _sentence(layer: Layer, detail: ErrorDetails) -> str:
             full = ".".join(next((path for path, _ in walk(layer.data)), key))
             return f"{place}: unknown setting {dotted}{_suggest_variable(full)}"
         return f"{place}: unknown key {dotted}{_suggest(key)}"
-    message = f"{place}: {dotted} must be {allowed(_field(key))}, got {_shown(detail['input'])}"
+    given = detail["input"]
+    # Of other texts only that it is one: it may be a key in the wrong place.
+    shown = f"{given!r:.60}" if dotted == "run.name" and isinstance(given, str) else _shown(given)
+    message = f"{place}: {dotted} must be {allowed(_field(key))}, got {shown}"
     if detail["type"] == "value_error":
         message += f": {detail['ctx']['error']}"
     return message
