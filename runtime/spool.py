@@ -10,10 +10,10 @@ again, like every file, because tasks that are known are left alone.
 
 A file is taken once its size and time have not changed between two looks, it is not empty, and no process has it open
 for writing, as far as the file system tells that; so one that is still being written is left alone. Names that begin
-with a dot or end in anything but .jsonl are not looked at, nor are links. `Spool.seen` has what lies there and is not
-taken, but for names that begin with a dot. Files that tasks refer to lie in SPOOL, relative to it, come before the
-task file, and stay. No file is ever overwritten: a name that is taken gets a number. One file's trouble does not hold
-up the others.
+with a dot or end in anything but .jsonl are not looked at, nor are links. Files that tasks refer to lie in SPOOL,
+relative to it, come before the task file, and stay. So `Spool.seen` has what is not taken and may have been meant to
+be: links, folders and empty files, and names with json in them. No file is ever overwritten: a name that is taken
+gets a number. One file's trouble does not hold up the others.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ class Seen:
 class _Waiting:
     """The files that wait in the folder, by name, each with its version.
 
-    `unfit` has the name of a task file and is none, with the reason; `others` are the names that are no task file's.
+    `unfit` has the name of a task file and is none, with the reason; `others` are names that may have been meant as
+    a task file's and are not.
     """
 
     versions: Mapping[str, Version]
@@ -216,7 +217,7 @@ class Spool:
                 if entry.name.startswith("."):
                     continue
                 if not entry.name.endswith(SUFFIX):
-                    if entry.name not in _PLACES:
+                    if entry.name not in _PLACES and ("json" in entry.name.lower() or entry.is_dir()):
                         others.append(entry.name)
                     continue
                 with contextlib.suppress(FileNotFoundError):  # its owner may have taken it away again
