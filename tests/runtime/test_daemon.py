@@ -30,6 +30,7 @@ from store.transaction import Transaction
 from tests.acceptance.running import settings_for, work
 from tests.acceptance.scripted import Ask, Script, scripted_models, task
 from tests.crash.processes import descendants, wait_until_gone
+from tests.store.filling import new_call
 
 DEADLINE_S = 60
 NOBODY = "http://127.0.0.1:9/v1"
@@ -75,7 +76,8 @@ async def test_one_data_directory_has_one_daemon(data: Path) -> None:
 async def test_a_run_goes_on_only_under_the_settings_that_it_was_begun_with(data: Path) -> None:
     async with open_daemon(settings_for(NOBODY, data), {}) as daemon:
         await daemon.control.submit([task("a")])
-        await daemon.database.write(partial(begin_trajectory, task=1, ordinal=0))
+        trajectory = await daemon.database.write(partial(begin_trajectory, task=1, ordinal=0))
+        await new_call(daemon.database, trajectory, step=0)
     changes = {"critical.good_min": 0.8, "verify.rollouts": 2}
     with pytest.raises(RunChangedError, match=r"critical\.good_min") as caught:
         async with open_daemon(settings_for(NOBODY, data, changes), {}):

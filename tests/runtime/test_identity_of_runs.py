@@ -12,18 +12,17 @@ import pytest
 from runtime.config.identity import digest, identity
 from runtime.config.settings import Settings
 from runtime.runs import RunChangedError, accept_changes, free_name, open_run
-from store.calls import CallRecord, Place, record_call
 from store.candidates import NewCandidate, add_candidates
 from store.database import Database, Reader
 from store.errors import DataLockedError
 from store.events import RunChanged, decode_event
 from store.formats.task_files import TaskRecord
-from store.messages import Message
 from store.pairs import Evidence, add_pair
 from store.runs import find_run
 from store.tasks import submit_task
 from store.trajectories import begin_trajectory
 from store.transaction import Transaction
+from tests.store.filling import new_call
 
 
 def settings(folder: Path, **sections: Any) -> Settings:  # Any: sections of the configuration as in its file
@@ -41,6 +40,7 @@ async def worked_on(chosen: Settings) -> None:
     await opened(chosen)
     async with Database(chosen.run.data) as database:
         await database.write(lambda t: a_pair(t, 1))
+        await new_call(database, 1, step=0)
 
 
 async def test_going_on_with_the_same_settings_is_the_same_run(tmp_path: Path) -> None:
@@ -115,6 +115,7 @@ async def test_accepted_changes_are_in_the_log_and_each_pair_has_the_digest_it_w
     before = await opened(first)
     async with Database(tmp_path) as database:
         await database.write(lambda t: a_pair(t, 1))
+        await new_call(database, 1, step=0)
         with pytest.raises(DataLockedError):
             await accept_changes(changed)
     assert await accept_changes(changed) == {"agent.max_steps": (12, 20)}
@@ -147,26 +148,9 @@ async def test_a_run_to_which_no_model_has_replied_takes_other_settings(tmp_path
         await database.write(lambda t: begin_trajectory(t, task=1, ordinal=0))
     assert await opened(corrected) == digest(identity(corrected))
     async with Database(tmp_path) as database:
-        await database.write(lambda t: a_reply(t, 1, 1))
+        await new_call(database, 1, step=0)
     with pytest.raises(RunChangedError):
         await opened(mistyped)
-
-
-def a_reply(transaction: Transaction, task: int, trajectory: int) -> None:
-    record = CallRecord(
-        place=Place(trajectory=trajectory, step=0, role="policy", module="action"),
-        digest=b"d",
-        content="a reply",
-        reasoning="",
-        finish_reason="stop",
-        prompt_tokens=1,
-        completion_tokens=1,
-        cached_tokens=0,
-        latency=0.1,
-        attempts=1,
-        endpoint="e",
-    )
-    record_call(transaction, run=1, task=task, messages=(Message("user", "Q?"),), record=record)
 
 
 def a_pair(transaction: Transaction, number: int) -> None:
@@ -174,7 +158,6 @@ def a_pair(transaction: Transaction, number: int) -> None:
     submit_task(transaction, run=1, record=record)
     (task,) = transaction.execute("SELECT max(id) FROM tasks").fetchone()
     trajectory = begin_trajectory(transaction, task=task, ordinal=0)
-    a_reply(transaction, task, trajectory)
     candidate = NewCandidate(ordinal=1, action="a", call=None, duplicate_of=None, usable=True, score=0.9)
     add_candidates(transaction, trajectory=trajectory, step=0, candidates=[candidate])
     (chosen,) = transaction.execute("SELECT max(id) FROM candidates").fetchone()
