@@ -14,7 +14,7 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -119,9 +119,12 @@ def probe(directory: Path) -> StorageTroubleError | None:
     return None
 
 
-def _probe_all(folders: Sequence[Path]) -> StorageTroubleError | None:
-    """The first trouble that is found in one of them."""
-    return next((found for folder in folders if (found := probe(folder))), None)
+def _probe_with(others: Collection[Path], directory: Path) -> StorageTroubleError | None:
+    """What is wrong with the directory; or which of the others, as far as they are still there, is on a full disk."""
+    if found := probe(directory):
+        return found
+    probed = (probe(folder) for folder in others if folder.is_dir())
+    return next((found for found in probed if found is not None and found.trouble == "full"), None)
 
 
 def lacks_descriptors(error: BaseException) -> bool:
@@ -242,30 +245,29 @@ class Standing:
             now = time.monotonic()
             if now < self._ended_at + _PROBE_HOLDS_S:
                 return True
+            others: Collection[Path] = ()
             if lacks_descriptors(error):
                 # Whoever failed has since closed what it had: a probe would find nothing wrong.
-                folders = [self._directory]
-                found: StorageTroubleError | None = _trouble("descriptors", folders[0], "Too many open files")
+                found: StorageTroubleError | None = _trouble("descriptors", self._directory, "Too many open files")
             else:
                 others = await asyncio.to_thread(full_folders, error)
                 if not others and now < self._sound_at + _PROBE_HOLDS_S:
                     return False
-                folders = [self._directory, *others]
-                found = await asyncio.to_thread(_probe_all, folders)
+                found = await asyncio.to_thread(_probe_with, others, self._directory)
             if found is not None:
                 self.begin("probe", found)
-                self._prober = asyncio.create_task(self._probe_until_sound(found, folders), name="disk probe")
+                self._prober = asyncio.create_task(self._probe_until_sound(found, others), name="disk probe")
                 await self.until_clear()
                 return True
             self._sound_at = time.monotonic()
             return False
 
-    async def _probe_until_sound(self, found: StorageTroubleError | None, folders: Sequence[Path]) -> None:
-        """Tell of the end of trouble once a probe of each folder goes well."""
+    async def _probe_until_sound(self, found: StorageTroubleError | None, others: Collection[Path]) -> None:
+        """Tell of the end of trouble once probes of the directory and of other folders go well."""
         while found is not None:
             self.begin("probe", found)
             await asyncio.sleep(RETRY_S)
-            found = await asyncio.to_thread(_probe_all, folders)
+            found = await asyncio.to_thread(_probe_with, others, self._directory)
         self.end("probe")
 
     async def close(self) -> None:

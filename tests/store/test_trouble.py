@@ -483,6 +483,32 @@ async def test_a_failure_on_a_full_disk_is_answered_when_there_is_room_again(dis
     assert told.words == ["full", None]
 
 
+@pytest.mark.parametrize("is_freed", [True, False], ids=["freed", "gone"])
+async def test_a_failure_on_another_full_disk_is_answered_when_there_is_room_or_nobody_needs_it(
+    tmp_path: Path, disk: Path, is_freed: bool
+) -> None:
+    told, folder = Told(), disk / "folder"
+    folder.mkdir()
+    standing, filler = Standing(tmp_path, told), fill(disk)
+    error = RuntimeError("nothing can be made there")
+    error.__cause__ = OSError(errno.ENOSPC, "No space left on device", str(folder / "file"))
+    answers: list[bool] = []
+
+    async def ask() -> None:
+        answers.append(await standing.was_trouble(error))
+
+    with anyio.fail_after(DEADLINE_S):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            await told.until("full")
+            assert str(standing.trouble).startswith(f"the disk of {folder} is full")
+            if is_freed:
+                filler.unlink()
+            else:
+                folder.rmdir()
+    assert (answers, told.words) == ([True], ["full", None])
+
+
 async def test_trouble_is_not_over_because_whoever_met_it_waits_no_more(disk: Path) -> None:
     told = Told()
     standing, filler = Standing(disk, told), fill(disk)
