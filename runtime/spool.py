@@ -217,7 +217,9 @@ class Spool:
                 if entry.name.startswith("."):
                     continue
                 if not entry.name.endswith(SUFFIX):
-                    if entry.name not in _PLACES and ("json" in entry.name.lower() or entry.is_dir()):
+                    if entry.name not in _PLACES and (
+                        "json" in entry.name.lower() or entry.is_dir(follow_symlinks=False)
+                    ):
                         others.append(entry.name)
                     continue
                 with contextlib.suppress(FileNotFoundError):  # its owner may have taken it away again

@@ -206,7 +206,7 @@ class Database(Reader):
 
     @property
     def trouble(self) -> StorageTroubleError | None:
-        """What keeps patient writes waiting now, if anything does."""
+        """What keeps patient writes, or work that needs another directory, waiting now, if anything does."""
         return self._standing.trouble
 
     def check_usable(self) -> None:
@@ -215,7 +215,7 @@ class Database(Reader):
         Raises:
             StorageTroubleError: something does.
         """
-        if trouble := self.trouble:
+        if trouble := self._standing.own_trouble:
             # Said anew, because it is kept: each raise would lengthen its traceback.
             raise StorageTroubleError(trouble.trouble, trouble.what, trouble.next_step)
 

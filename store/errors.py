@@ -54,10 +54,11 @@ class StorageTroubleError(StorageError):
     """Raised when the data directory cannot be used for now; nothing was half done.
 
     `trouble` is a machine-readable word, as `full` or `read-only`; `what` says what is wrong and where, `next_step`
-    what a person can do.
+    what a person can do. `directory` is the one that is in trouble where it may be another than the data directory.
     """
 
-    def __init__(self, trouble: str, what: str, next_step: str) -> None:
+    def __init__(self, trouble: str, what: str, next_step: str, *, directory: Path | None = None) -> None:
+        self.directory = directory
         self.trouble = trouble
         self.what = what
         self.next_step = next_step

@@ -67,7 +67,7 @@ def set_paused(transaction: Transaction, run: int, *, paused: bool) -> None:
 
 
 def has_evidence(transaction: Transaction, run: int) -> bool:
-    """Whether a model has ever replied in a run: before that, nothing in it depends on its settings."""
+    """Whether a model has ever replied in a run: rollouts without a reply are failures of ours, and no evidence."""
     query = """
         SELECT 1 FROM tasks k JOIN trajectories t ON t.task = k.id JOIN calls c ON c.trajectory = t.id
         WHERE k.run = ? LIMIT 1

@@ -123,8 +123,9 @@ def _probe_with(others: Collection[Path], directory: Path) -> StorageTroubleErro
     """What is wrong with the directory; or which of the others, as far as they are still there, is on a full disk."""
     if found := probe(directory):
         return found
-    probed = (probe(folder) for folder in others if folder.is_dir())
-    return next((found for found in probed if found is not None and found.trouble == "full"), None)
+    # Room that is kept for us alone does not help whoever else needs it there, such as code.
+    full = next((folder for folder in others if _is_dir(folder) and not has_room(folder)), None)
+    return _trouble("full", full, os.strerror(errno.ENOSPC)) if full else None
 
 
 def lacks_descriptors(error: BaseException) -> bool:
@@ -139,8 +140,12 @@ def full_folders(error: BaseException) -> set[Path]:
         for one in _origins(error)
         if isinstance(one, OSError) and _kind(one) == "full" and isinstance(one.filename, str | bytes)
     }
-    folders = {path if path.is_dir() else path.parent for path in named}
-    return {folder for folder in folders if folder.is_dir()}
+    folders = {path if _is_dir(path) else path.parent for path in named}
+    return {folder for folder in folders if _is_dir(folder)}
+
+
+def _is_dir(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112 - a Path raises where it may not look, or the disk has gone
 
 
 def _kind(error: BaseException) -> str | None:
@@ -188,7 +193,7 @@ def _trouble(kind: str, directory: Path, reason: str) -> StorageTroubleError:
     free = free_bytes(directory)
     said = "free space unknown" if free is None else f"{free / 1e6:.1f} MB free"
     words = what.format(directory=directory, free=said, reason=reason, uid=os.geteuid(), pid=os.getpid())
-    return StorageTroubleError(kind, words, next_step)
+    return StorageTroubleError(kind, words, next_step, directory=directory)
 
 
 def _sqlite_reason(error: sqlite3.Error) -> str:
@@ -216,12 +221,17 @@ class Standing:
         """What is wrong now, if anything is."""
         return next(iter(self._troubles.values()), None)
 
+    @property
+    def own_trouble(self) -> StorageTroubleError | None:
+        """The same, but for what is wrong with other directories."""
+        return next((one for one in self._troubles.values() if one.directory in (None, self._directory)), None)
+
     def begin(self, source: str, trouble: StorageTroubleError) -> None:
         """Someone has met trouble; people hear of each sort once."""
-        known = {one.trouble for one in self._troubles.values()}
+        known = {(one.trouble, one.directory) for one in self._troubles.values()}
         self._troubles[source] = trouble
         self._clear.clear()
-        if trouble.trouble not in known:
+        if (trouble.trouble, trouble.directory) not in known:
             self._listener(trouble)
 
     def end(self, source: str) -> None:
@@ -267,7 +277,8 @@ class Standing:
         while found is not None:
             self.begin("probe", found)
             await asyncio.sleep(RETRY_S)
-            found = await asyncio.to_thread(_probe_with, others, self._directory)
+            with contextlib.suppress(OSError, RuntimeError):  # no thread for it, for one: it is looked again
+                found = await asyncio.to_thread(_probe_with, others, self._directory)
         self.end("probe")
 
     async def close(self) -> None:

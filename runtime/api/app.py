@@ -13,6 +13,7 @@ POST /v1/runs/{run}/resume               take it up again
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import asdict
 
@@ -33,7 +34,7 @@ from runtime.status import status_json
 from store.errors import StorageError, StorageTroubleError
 from store.jsontypes import JsonValue
 from store.tasks import ChangedTaskError
-from store.trouble import storage_error
+from store.trouble import lacks_descriptors, storage_error
 
 LIVE = web.AppKey("live", Live)
 STOPPING = "the daemon is stopping and takes nothing new: try again once it is gone; commands then do without one"
@@ -161,7 +162,9 @@ async def _tell_errors(request: web.Request, handler: Handler) -> web.StreamResp
     except CsoError as error:
         return _json({"error": str(error)}, status=400)
     except Exception as error:  # noqa: BLE001 - the border of the API: a defect must not show its insides
-        if wrong := storage_error(error, request.app[LIVE].daemon.database.file):
+        # Of other errors of the system one of ours may be the reason, as a file that is missing.
+        is_storage = isinstance(error, sqlite3.Error) or lacks_descriptors(error)
+        if is_storage and (wrong := storage_error(error, request.app[LIVE].daemon.database.file)):
             return _unusable(wrong)
         _log.exception("request failed", method=request.method, path=request.path)
         return _json({"error": "the request failed for a reason of ours; the log says which"}, status=500)

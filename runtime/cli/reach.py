@@ -26,6 +26,7 @@ from store.errors import DataLockedError, NoDatabaseError
 _WAIT_S = 10.0
 _LOOK_S = 0.1
 _PATIENCE_S = 2.0
+_ANSWER_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +102,9 @@ async def _explain(control: Control, lets_go: bool) -> None:
     assert isinstance(control, RemoteControl)
     await anyio.sleep(_PATIENCE_S)
     try:
-        daemon = await control.look()
-    except DaemonGoneError:
+        with anyio.fail_after(_ANSWER_S):
+            daemon = await control.look()
+    except (DaemonGoneError, TimeoutError):
         say("the daemon does not answer yet: what it is asked for is done once it does; its log may say why")
         return
     except CsoError:

@@ -4,7 +4,7 @@ import anyio
 
 from runtime.cli.options import ConfigOption, DataOption, JsonOption, OneRunOption, settings_for
 from runtime.cli.output import say, write_data, write_json
-from runtime.cli.reach import reach, run_name
+from runtime.cli.reach import patience, reach, run_name
 from runtime.config.settings import Settings
 
 
@@ -28,5 +28,5 @@ def resume(
 
 async def _resume(settings: Settings, name: str | None) -> tuple[str, bool, bool]:
     run = await run_name(settings, name)
-    async with reach(settings) as reached:
+    async with reach(settings) as reached, patience(reached, lets_go=False):
         return run, await reached.control.resume(run), reached.is_daemon

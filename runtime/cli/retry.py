@@ -7,7 +7,7 @@ import typer
 
 from runtime.cli.options import ConfigOption, DataOption, JsonOption, OneRunOption, named_task, settings_for
 from runtime.cli.output import say, write_data, write_json
-from runtime.cli.reach import reach, run_name
+from runtime.cli.reach import patience, reach, run_name
 from runtime.cli.report import counted
 from runtime.config.settings import Settings
 from runtime.errors import ConfigError
@@ -48,7 +48,7 @@ def retry(
 
 async def _retry(settings: Settings, name: str | None, task: str | None) -> tuple[int, bool, bool]:
     run = name if task is None and name is None else await run_name(settings, name)
-    async with reach(settings) as reached:
+    async with reach(settings) as reached, patience(reached, lets_go=False):
         revived = await reached.control.retry(run=run, task=task)
         is_daemon = reached.is_daemon
     if revived or run is None or task is None:

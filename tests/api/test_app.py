@@ -8,9 +8,11 @@ import math
 
 import anyio
 import pytest
+import structlog
 
 import runtime.api.bodies
 from runtime.api.app import make_app
+from runtime.api.live import Live
 from store.errors import StorageTroubleError
 from store.writer import Write
 from tests.api.conftest import DEADLINE_S, Server
@@ -200,6 +202,19 @@ async def test_tasks_that_come_while_a_refused_key_is_left_alone_wait_with_the_o
     await server.ask("POST", "/v1/retry", {"all": True})
     server.may_answer.set()
     await server.until("task-finished", 2)
+
+
+async def test_a_defect_that_meets_the_system_is_ours_and_not_the_data_directory_s(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def missing(_live: Live) -> None:
+        raise FileNotFoundError(2, "No such file or directory", "ours")
+
+    monkeypatch.setattr("runtime.api.app.live_status", missing)
+    with structlog.testing.capture_logs() as said:
+        answer = await server.ask("GET", "/v1/daemon")
+    assert (answer.status, list(answer.json)) == (500, ["error"])
+    assert [line["event"] for line in said] == ["request failed"]
 
 
 async def test_while_the_disk_cannot_be_written_requests_that_change_something_are_told_so(server: Server) -> None:

@@ -104,6 +104,7 @@ async def test_a_file_that_is_moved_in_is_submitted_and_comes_to_rest_in_done(bo
         box.move_in("notes.txt", b"not a task file")
         box.move_in(".hidden.jsonl", line("h"))
         (box.folder / "link.jsonl").symlink_to(box.folder / "done" / "a.jsonl")
+        (box.folder / "loop").symlink_to("loop")
         box.move_in("last.jsonl", line("d"))
         await box.until("done", "a-2.jsonl", "a.jsonl", "last.jsonl")
         box.move_in("more.JSON", line("e"))

@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -507,6 +507,49 @@ async def test_a_failure_on_another_full_disk_is_answered_when_there_is_room_or_
             else:
                 folder.rmdir()
     assert (answers, told.words) == ([True], ["full", None])
+
+
+async def test_who_cannot_look_for_the_end_of_trouble_looks_again(
+    disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, filler = Told(), fill(disk)
+    standing = Standing(disk, told)
+    looks: list[None] = []
+
+    def look(_others: Collection[Path], directory: Path) -> StorageTroubleError | None:
+        looks.append(None)
+        if len(looks) == 2:
+            raise RuntimeError("can't start new thread")
+        if len(looks) == 3:
+            filler.unlink()
+        return probe(directory)
+
+    monkeypatch.setattr(trouble_module, "_probe_with", look)
+    with anyio.fail_after(DEADLINE_S):
+        assert await standing.was_trouble(ValueError("unrelated"))
+    assert (len(looks), told.words) == (3, ["full", None])
+
+
+async def test_trouble_of_another_folder_keeps_nobody_from_writing_and_each_place_is_told_of(
+    tmp_path: Path, disk: Path
+) -> None:
+    told = Told()
+    async with patient(tmp_path / "data", told) as database, anyio.create_task_group() as tasks:
+        filler = fill(disk)
+        error = OSError(errno.ENOSPC, "No space left on device", str(disk / "file"))
+        tasks.start_soon(database.was_trouble, error)
+        await told.until("full")
+        assert str(database.trouble).startswith(f"the disk of {disk} is full")
+        database.check_usable()
+        await database.write(begin)
+        own = StorageTroubleError("full", "the disk is full", "free some space", directory=tmp_path / "data")
+        database._standing.begin("writer", own)
+        assert told.words == ["full", "full"]
+        with pytest.raises(StorageTroubleError, match="the disk is full"):
+            database.check_usable()
+        database._standing.end("writer")
+        filler.unlink()
+    assert told.words == ["full", "full", None]
 
 
 async def test_trouble_is_not_over_because_whoever_met_it_waits_no_more(disk: Path) -> None:

@@ -181,7 +181,7 @@ def load_prompts(replacements: Mapping[str, Path]) -> dict[str, str]:
 
 
 async def _reading(reply: str, read: Callable[[str], T]) -> T:
-    """What is read in a reply; a long one, which may be made to take long, does not hold up everything else."""
+    """What is read in a reply; while a long one is, which may be made to take long, most else goes on."""
     return await run_sync(read, reply) if len(reply) > _LONG_REPLY else read(reply)
 
 
