@@ -61,7 +61,7 @@ async def around(
         manager.stopping(stop.grace + 2 * LAST_WORDS_S)
 
     def awaited() -> str:
-        asking, trouble = daemon.services.models.asking, daemon.database.trouble
+        asking, trouble = daemon.services.models.asking, daemon.database.own_trouble
         replies = [described_calls(asking)] if asking else []
         saving = [f"what was earned to be saved ({trouble.what})"] if trouble else []
         return " and ".join(replies + saving)

@@ -209,13 +209,18 @@ class Database(Reader):
         """What keeps patient writes, or work that needs another directory, waiting now, if anything does."""
         return self._standing.trouble
 
+    @property
+    def own_trouble(self) -> StorageTroubleError | None:
+        """What keeps patient writes waiting now, if anything does."""
+        return self._standing.own_trouble
+
     def check_usable(self) -> None:
         """For those who would not wait for the end of what keeps patient writes waiting.
 
         Raises:
             StorageTroubleError: something does.
         """
-        if trouble := self._standing.own_trouble:
+        if trouble := self.own_trouble:
             # Said anew, because it is kept: each raise would lengthen its traceback.
             raise StorageTroubleError(trouble.trouble, trouble.what, trouble.next_step)
 

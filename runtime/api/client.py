@@ -104,8 +104,6 @@ class RemoteControl:
         except (aiohttp.ClientError, OSError) as error:
             raise DaemonGoneError(_GONE) from error
         answer = _decoded(content)
-        if "trouble" in answer and response.status == 503:
-            raise StorageError(f"the daemon cannot do this now: {answer.get('error')}")
         said = str(answer.get("error", f"the daemon answered with status {response.status}"))
         match response.status:
             case 200:
@@ -119,6 +117,8 @@ class RemoteControl:
                 raise UnknownNameError(said)
             case 400 | 409 | 413:
                 raise ConfigError(said)  # what was asked for, or a task, must be changed
+            case 503 if "trouble" in answer:
+                raise StorageError(f"the daemon cannot do this now: {said}")
             case _:
                 raise RefusedError(said)
 

@@ -48,7 +48,7 @@ def why_unreached(causes: Sequence[BaseException]) -> tuple[str, str] | None:
         return "it does not speak TLS", "begin base_url with http://, or correct the port"
     if any(isinstance(cause, ConnectionResetError) for cause in causes):
         return "the server ends the connection at once", "check port and scheme (http or https) in base_url"
-    if any(lacks_descriptors(cause) for cause in causes):
+    if lacks_descriptors(causes[0]):
         return "this process has too few file descriptors", "raise its limit (ulimit -n), or lower run.rollouts"
     return _system_says(causes) or "no connection", "check the network, and host and port in base_url"
 

@@ -88,7 +88,7 @@ def test_what_a_library_says_again_and_again_is_told_now_and_then(monkeypatch: p
     monkeypatch.setattr(sys, "stderr", written)
     monkeypatch.setattr("runtime.seldom.loop_time", lambda: now[0])
     configure_logs("info")
-    library = logging.getLogger("a.library.that.complains")
+    library = logging.getLogger("complaining")
     for later in (0, 299, 301):
         now[0] = 1000.0 + later
         for number in range(500):

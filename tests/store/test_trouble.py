@@ -540,6 +540,7 @@ async def test_trouble_of_another_folder_keeps_nobody_from_writing_and_each_plac
         tasks.start_soon(database.was_trouble, error)
         await told.until("full")
         assert str(database.trouble).startswith(f"the disk of {disk} is full")
+        assert database.own_trouble is None
         database.check_usable()
         await database.write(begin)
         own = StorageTroubleError("full", "the disk is full", "free some space", directory=tmp_path / "data")
